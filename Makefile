@@ -1,0 +1,86 @@
+# Every target says what it does in its own line: run `make` to read them.
+#
+# Build and tests need Go. The demo, the benches and the tests also start real
+# PostgreSQL servers; scripts/prepare brings what is missing for that.
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Pairs of majors, old:new, that the tests move between.
+PAIRS ?= $(or $(PGCUTOVER_TEST_PAIRS),15:18)
+# Packages tested at the same time; each starts servers of its own.
+TEST_PARALLEL ?= 2
+# Runs of `make bench`.
+ROUNDS ?= 3
+# Passed on: `make demo ARGS="--json"`, `make test ARGS="-run Freeze -v"`.
+ARGS ?=
+
+VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
+
+# Pinned, so that a new release of the checker is a change of its own.
+COMPOSE_GO_VERSION := v2.16.2
+
+comma  := ,
+MAJORS := $(sort $(subst :, ,$(subst $(comma), ,$(PAIRS))))
+CACHE  := .cache
+SHELL_SCRIPTS := .ci/run $(wildcard scripts/*) $(wildcard docker/*/*.sh)
+
+.PHONY: help
+help: ## Print this list
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-14s %s\n", $$1, $$2 }'
+
+.PHONY: build
+build: ## Build bin/pgcutover
+	@go build -trimpath -buildvcs=false -ldflags '-X main.version=$(VERSION)' -o bin/pgcutover ./cmd/pgcutover
+
+.PHONY: prepare
+prepare: ## Bring what demo and tests need: client programs, server binaries
+	@scripts/prepare $(MAJORS)
+
+.PHONY: test
+test: prepare ## Test against real servers; PAIRS=15:18,13:17 chooses the majors
+	PGCUTOVER_TEST_PAIRS=$(PAIRS) go test -count=1 -timeout 20m -p $(TEST_PARALLEL) $(ARGS) ./...
+
+.PHONY: test-race
+test-race: prepare ## The same under the race detector (needs a C compiler)
+	PGCUTOVER_TEST_PAIRS=$(PAIRS) go test -race -count=1 -timeout 40m -p $(TEST_PARALLEL) $(ARGS) ./...
+
+# Nothing but the demo writes to stdout here, so that `make demo ARGS=--json`
+# can be piped into a program.
+.PHONY: demo
+demo: build prepare ## Move a live throwaway cluster from 15 to 18 and report
+	@bin/pgcutover demo $(ARGS)
+
+.PHONY: bench
+bench: build prepare ## Run the demo ROUNDS times: table on stderr, medians as JSON on stdout
+	@rm -rf $(CACHE)/bench && mkdir -p $(CACHE)/bench
+	@for round in $$(seq $(ROUNDS)); do \
+		echo "round $$round of $(ROUNDS)" >&2; \
+		bin/pgcutover demo --json $(ARGS) > $(CACHE)/bench/$$round.json; \
+	done
+	@go run ./internal/bench $(CACHE)/bench/*.json
+
+.PHONY: lint
+lint: ## Run the linters of .golangci.yml (the first time builds them: minutes)
+	@scripts/golangci-lint run
+
+# The first reads the file as `docker compose` does (it is the same library),
+# without an engine; yamllint watches over style and duplicate keys.
+.PHONY: lint-compose
+lint-compose: ## Check docker-compose.yml (needs yamllint)
+	go run github.com/compose-spec/compose-go/v2/cmd@$(COMPOSE_GO_VERSION) docker-compose.yml > /dev/null
+	yamllint --strict docker-compose.yml docker .golangci.yml
+
+.PHONY: lint-shell
+lint-shell: ## Check the shell scripts (needs shellcheck)
+	shellcheck $(SHELL_SCRIPTS)
+
+.PHONY: fmt
+fmt: ## Format the Go code
+	@scripts/golangci-lint fmt
+
+.PHONY: clean
+clean: ## Remove what the build left (server binaries stay, see CONTRIBUTING.md)
+	rm -rf bin $(CACHE)/bench
+	go clean
