@@ -1,0 +1,174 @@
+// Package config reads pgcutover.yaml, the one file that describes a move, or
+// makes the same from two connection strings.
+//
+// The file is read strictly. A key that is not known, or given twice, a value
+// of the wrong kind or out of range, and an option that this version does not
+// have are errors, each with file, line and column; nothing is ignored. All
+// that is wrong is reported at once.
+//
+// ${NAME} in a value stands for the environment variable NAME, which must be
+// set; $$ stands for a dollar sign. Connection strings follow libpq (URL or
+// keywords, service file, passfile; Postgres manual 32.1.1). They are kept in a
+// Secret, which shows itself without its password wherever it is printed.
+package config
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Config is a validated description of a move. Its fields are those of the
+// file, with the defaults filled in.
+type Config struct {
+	// Name is the move's name; what it makes on the servers is called after it.
+	Name string `yaml:"name" json:"name"`
+	// Old and New are the two servers, fixed for the whole move.
+	Old Server `yaml:"old" json:"old"`
+	New Server `yaml:"new" json:"new"`
+	// Databases names the database to move; empty means the one in the urls.
+	Databases []string  `yaml:"databases" json:"databases,omitempty"`
+	Tables    Tables    `yaml:"tables" json:"tables"`
+	Copy      Copy      `yaml:"copy" json:"copy"`
+	Streams   int       `yaml:"streams" json:"streams"`
+	Sequences Sequences `yaml:"sequences" json:"sequences"`
+	Warm      Warm      `yaml:"warm" json:"warm"`
+	Analyze   Analyze   `yaml:"analyze" json:"analyze"`
+	WAL       WAL       `yaml:"wal" json:"wal"`
+	Cutover   Cutover   `yaml:"cutover" json:"cutover"`
+	Traffic   []Traffic `yaml:"traffic" json:"traffic"`
+	Hooks     Hooks     `yaml:"hooks" json:"hooks"`
+	Rollback  Rollback  `yaml:"rollback" json:"rollback"`
+}
+
+// Server says how one of the two servers is reached.
+type Server struct {
+	// URL is how this tool reaches it.
+	URL Secret `yaml:"url" json:"url"`
+	// PeerURL is how the other server reaches it; empty means URL.
+	PeerURL Secret `yaml:"peer_url" json:"peer_url"`
+}
+
+// Tables says which tables are moved, by patterns "schema.table" or "table" in
+// which * stands for any characters. Exclude wins.
+type Tables struct {
+	Include []string `yaml:"include" json:"include"`
+	Exclude []string `yaml:"exclude" json:"exclude"`
+}
+
+// Copy says how the first copy is made.
+type Copy struct {
+	// Mode is "native": Postgres' own table synchronization.
+	Mode string `yaml:"mode" json:"mode"`
+	// Jobs is how much is done in parallel.
+	Jobs int `yaml:"jobs" json:"jobs"`
+}
+
+// Sequences says how sequences are carried over.
+type Sequences struct {
+	// Margin is how many steps ahead of old they are set on new.
+	Margin int64 `yaml:"margin" json:"margin"`
+}
+
+// Warm says what is read on new before it gets traffic.
+type Warm struct {
+	// Recent is the age of the rows to read.
+	Recent Duration `yaml:"recent" json:"recent"`
+	// Budget is how much may be read into the cache.
+	Budget Budget `yaml:"budget" json:"budget"`
+	// Jobs is the number of sessions that read.
+	Jobs int `yaml:"jobs" json:"jobs"`
+}
+
+// Analyze says how planner statistics are made on new.
+type Analyze struct {
+	// Stages are the statistics targets, one run after another, coarse first.
+	Stages []Stage `yaml:"stages" json:"stages"`
+	// Jobs is the number of sessions that analyze.
+	Jobs int `yaml:"jobs" json:"jobs"`
+}
+
+// WAL says how much WAL the old server may have to keep for the move.
+type WAL struct {
+	// Warn is the amount from which status warns; 0 means never.
+	Warn Size `yaml:"warn" json:"warn"`
+	// OnLimit is what is done then: "warn".
+	OnLimit string `yaml:"on_limit" json:"on_limit"`
+}
+
+// Cutover bounds the cutover.
+type Cutover struct {
+	// MaxLag is how far new may be behind for a cutover to begin.
+	MaxLag Size `yaml:"max_lag" json:"max_lag"`
+	// MaxPause is how long writes may have to wait.
+	MaxPause Duration `yaml:"max_pause" json:"max_pause"`
+	// LockTimeout is how long one attempt at freezing the writes may wait for
+	// the gate.
+	LockTimeout Duration `yaml:"lock_timeout" json:"lock_timeout"`
+	// Attempts is how often freezing is tried.
+	Attempts int `yaml:"attempts" json:"attempts"`
+	// OnClosed is what a closed fence does to a client that writes: "error"
+	// (SQLSTATE 25006) or "disconnect".
+	OnClosed string `yaml:"on_closed" json:"on_closed"`
+}
+
+// Traffic is one way of moving clients. Exactly one field is set.
+type Traffic struct {
+	// MultiHost: clients name both servers and find the one that takes writes.
+	MultiHost *MultiHost `yaml:"multihost" json:"multihost,omitempty"`
+	// Hook: a program of the operator moves them.
+	Hook *Hook `yaml:"hook" json:"hook,omitempty"`
+}
+
+// MultiHost has no settings.
+type MultiHost struct{}
+
+// Hook is a program that moves clients to the new server.
+type Hook struct {
+	// Command is the program and its arguments; no shell is involved. A program
+	// with a slash in its name is looked for from the config file's folder.
+	Command []string `yaml:"command" json:"command"`
+}
+
+// Hooks says where the programs are that run around the steps.
+type Hooks struct {
+	// Dir is their folder, absolute after loading; empty means no hooks.
+	Dir string `yaml:"dir" json:"dir"`
+}
+
+// Rollback says whether the way back is prepared.
+type Rollback struct {
+	// Keep is false: this version does not prepare it.
+	Keep bool `yaml:"keep" json:"keep"`
+}
+
+// Default returns the defaults of everything that has one.
+func Default() Config {
+	const gib = 1 << 30
+	return Config{
+		Tables:    Tables{Include: []string{"*.*"}, Exclude: []string{}},
+		Copy:      Copy{Mode: "native", Jobs: 4},
+		Streams:   1,
+		Sequences: Sequences{Margin: 100},
+		Warm:      Warm{Recent: Duration(24 * time.Hour), Jobs: 4},
+		Analyze:   Analyze{Stages: []Stage{1, 10, DefaultTarget}, Jobs: 4},
+		WAL:       WAL{Warn: 20 * gib, OnLimit: "warn"},
+		Cutover: Cutover{
+			MaxLag:      16 << 20,
+			MaxPause:    Duration(10 * time.Second),
+			LockTimeout: Duration(300 * time.Millisecond),
+			Attempts:    20,
+			OnClosed:    "error",
+		},
+		Traffic: []Traffic{},
+	}
+}
+
+// String shows the whole configuration as JSON, passwords left out.
+func (c Config) String() string {
+	text, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		// Every field marshals; a Config that does not is a mistake in here.
+		return "config: " + err.Error()
+	}
+	return string(text)
+}

@@ -1,0 +1,231 @@
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"regexp"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Template returns a commented pgcutover.yaml for a move between two
+// connection strings. Lines that begin with # and no space are options with
+// their defaults. Passwords are left out: libpq finds them in a passfile. An
+// empty name means one made of the old database's name. What is returned loads.
+func Template(oldURL, newURL, name string) ([]byte, error) {
+	c, err := FromURLs(oldURL, newURL, name)
+	if err != nil {
+		return nil, err
+	}
+	from, errOld := withoutPassword("old.url", c.Old.URL)
+	to, errNew := withoutPassword("new.url", c.New.URL)
+	if err := errors.Join(errOld, errNew); err != nil {
+		return nil, err
+	}
+	text := fmt.Appendf(nil, template, c.Name, quote(from), quote(to))
+	none := func(string) (string, bool) { return "", false }
+	if _, err := Parse("pgcutover.yaml", text, none); err != nil {
+		return nil, fmt.Errorf("checking the new configuration: %w", err)
+	}
+	return text, nil
+}
+
+const template = `# The configuration of one move. Connection strings are those of libpq: URLs or
+# keywords. Leave passwords out and put them into ~/.pgpass (or the file that
+# PGPASSFILE names), or write ${OLD_PASSWORD} within the quotes to take one from
+# the environment. A dollar sign is written $$.
+#
+# Lines that begin with # and no space are options with their defaults.
+
+# What the move makes on the servers is called pgcutover_<name>.
+name: %s
+
+# The server that takes the writes now, and the one that will. Add peer_url to
+# either if the other server reaches it by another address.
+old:
+  url: %s
+new:
+  url: %s
+
+# Tables to move, as schema.table or table; * stands for any characters.
+#tables:
+#  include: ["*.*"]
+#  exclude: []
+
+# The first copy, by Postgres' own table synchronization.
+#copy:
+#  mode: native
+#  jobs: 4
+
+# Sequences on new are set this many steps ahead of old.
+#sequences:
+#  margin: 100
+
+# Rows to read on new before it gets traffic: those of the last 24 hours, into
+# as much memory as its settings allow (or a size, such as 2GiB).
+#warm:
+#  recent: 24h
+#  budget: auto
+#  jobs: 4
+
+# Planner statistics on new, first coarse, then as usual.
+#analyze:
+#  stages: [1, 10, default]
+#  jobs: 4
+
+# status warns when old keeps more WAL than this for the move.
+#wal:
+#  warn: 20GiB
+
+# The cutover begins when new is no further behind than max_lag. Writers wait
+# max_pause at the most; past it, all is undone. Each of the attempts to freeze
+# the writes may hold them up for lock_timeout. on_closed says what clients get
+# that go on writing to old: an error (SQLSTATE 25006), or disconnect.
+#cutover:
+#  max_lag: 16MiB
+#  max_pause: 10s
+#  lock_timeout: 300ms
+#  attempts: 20
+#  on_closed: error
+
+# How clients get to new. multihost: they name both servers and look for the one
+# that takes writes (target_session_attrs=read-write). hook: a program of yours
+# moves them.
+#traffic:
+#  - multihost: {}
+#  - hook: { command: ["./move-dns.sh"] }
+
+# Programs named before-<step> or after-<step> in this folder run around the
+# steps of the cutover; one that fails before the point of no return stops it.
+#hooks:
+#  dir: ./hooks
+`
+
+// quote writes a string as YAML with double quotes, safe from expansion.
+func quote(text string) string {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	// A string always encodes, and JSON's strings are YAML's.
+	_ = e.Encode(strings.ReplaceAll(text, "$", "$$"))
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
+// withoutPassword returns a connection string without its passwords, or an
+// error when it cannot be told for certain that they are gone.
+func withoutPassword(key string, s Secret) (string, error) {
+	fail := &Error{Key: key, Problem: "give it without its password: it cannot be told where in it the password ends"}
+	before, err := parseURL(s)
+	if err != nil || s.String() == hidden {
+		return "", fail
+	}
+	text := s.Reveal()
+	if strings.HasPrefix(text, "postgres://") || strings.HasPrefix(text, "postgresql://") {
+		text, err = stripURL(text)
+	} else {
+		text, err = stripKeywords(text)
+	}
+	if err != nil {
+		return "", fail
+	}
+	after, err := pgx.ParseConfig(text)
+	if err != nil || after.User != before.User || after.Database != before.Database ||
+		fmt.Sprint(endpoints(after)) != fmt.Sprint(endpoints(before)) {
+		return "", fail
+	}
+	return text, nil
+}
+
+// stripURL cuts the userinfo's password and the password parameters out of a
+// URL, leaving the rest as it is written (net/url refuses several hosts).
+func stripURL(text string) (string, error) {
+	scheme, rest, _ := strings.Cut(text, "://")
+	rest, query, hasQuery := strings.Cut(rest, "?")
+	authority, path, hasPath := strings.Cut(rest, "/")
+	if strings.Contains(path, "@") || strings.Contains(query, "@") || strings.Count(authority, "@") > 1 {
+		return "", errors.New("ambiguous")
+	}
+	if user, hosts, ok := strings.Cut(authority, "@"); ok {
+		user, _, _ = strings.Cut(user, ":")
+		authority = user + "@" + hosts
+	}
+	out := scheme + "://" + authority
+	if hasPath {
+		out += "/" + path
+	}
+	if !hasQuery {
+		return out, nil
+	}
+	var kept []string
+	for _, parameter := range strings.Split(query, "&") {
+		name, _, _ := strings.Cut(parameter, "=")
+		name, err := url.QueryUnescape(name)
+		if err != nil {
+			return "", err
+		}
+		if !isPassword(name) {
+			kept = append(kept, parameter)
+		}
+	}
+	if len(kept) > 0 {
+		out += "?" + strings.Join(kept, "&")
+	}
+	return out, nil
+}
+
+func isPassword(name string) bool {
+	name = strings.ToLower(strings.TrimSpace(name))
+	return name == "password" || name == "sslpassword"
+}
+
+// stripKeywords leaves the password keywords out of "key=value key='value'".
+// Postgres manual 32.1.1.1.
+func stripKeywords(text string) (string, error) {
+	var kept []string
+	for rest := strings.TrimSpace(text); rest != ""; {
+		name, after, found := strings.Cut(rest, "=")
+		if !found {
+			return "", errors.New("no value")
+		}
+		after = strings.TrimLeft(after, " \t\r\n")
+		end, err := valueEnd(after)
+		if err != nil {
+			return "", err
+		}
+		// A URL with a slip in its scheme is read as a strange keyword.
+		name = strings.TrimSpace(name)
+		if !keyword.MatchString(name) || strings.Contains(after[:end], "://") {
+			return "", errors.New("ambiguous")
+		}
+		if !isPassword(name) {
+			kept = append(kept, name+"="+after[:end])
+		}
+		rest = strings.TrimSpace(after[end:])
+	}
+	return strings.Join(kept, " "), nil
+}
+
+var keyword = regexp.MustCompile(`^[A-Za-z_]+$`)
+
+// valueEnd returns where the value that text begins with ends.
+func valueEnd(text string) (int, error) {
+	quoted := strings.HasPrefix(text, "'")
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case c == '\\':
+			i++
+		case quoted && i > 0 && c == '\'':
+			return i + 1, nil
+		case !quoted && strings.IndexByte(" \t\r\n", c) >= 0:
+			return i, nil
+		}
+	}
+	if quoted {
+		return 0, errors.New("no closing quote")
+	}
+	return len(text), nil
+}

@@ -1,0 +1,223 @@
+package config
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	maxName = 30
+	maxJobs = 64
+)
+
+// nameRule keeps every name made from a move's name within Postgres' 63 bytes
+// and free of quoting.
+var nameRule = regexp.MustCompile(`^[a-z][a-z0-9_]{0,29}$`)
+
+// validator checks the values of a Config.
+type validator struct {
+	// problem reports what is wrong with a key.
+	problem func(key, format string, args ...any)
+	// written returns what may be shown of a key's value.
+	written func(key, value string) string
+}
+
+func (v *validator) validate(c *Config) {
+	switch {
+	case c.Name == "":
+		v.problem("name", "is missing: a name for the move, such as shop")
+	case !nameRule.MatchString(c.Name):
+		v.problem("name", "%s is not a small letter followed by at most %d small letters, digits and underscores", v.show("name", c.Name), maxName-1)
+	}
+	v.servers(c)
+	v.patterns("tables.include", c.Tables.Include)
+	v.patterns("tables.exclude", c.Tables.Exclude)
+	if len(c.Tables.Include) == 0 {
+		v.problem("tables.include", "is empty; leave it out to move every table")
+	}
+	v.copying(c)
+	v.atLeast("sequences.margin", c.Sequences.Margin, 0)
+	v.jobs("warm.jobs", c.Warm.Jobs)
+	v.jobs("analyze.jobs", c.Analyze.Jobs)
+	if len(c.Analyze.Stages) == 0 {
+		v.problem("analyze.stages", "is empty; give at least one, such as [default]")
+	}
+	v.wal(c)
+	v.cutover(&c.Cutover)
+	for i, t := range c.Traffic {
+		v.traffic(fmt.Sprintf("traffic[%d]", i), t)
+	}
+	if c.Rollback.Keep {
+		v.problem("rollback.keep", "true is not available in this version; use false, or remove it")
+	}
+}
+
+// servers checks the connection strings and what they have to do with each
+// other. None of its messages shows any of them.
+func (v *validator) servers(c *Config) {
+	parse := func(key string, s Secret) *pgx.ConnConfig {
+		parsed, err := parseURL(s)
+		if err != nil {
+			v.problem(key, "%v", err)
+		}
+		return parsed
+	}
+	need := func(key string, s Server) *pgx.ConnConfig {
+		if !s.PeerURL.Empty() {
+			parse(key+".peer_url", s.PeerURL)
+		}
+		if s.URL.Empty() {
+			v.problem(key+".url", "is missing: the connection string of the %s server", key)
+			return nil
+		}
+		return parse(key+".url", s.URL)
+	}
+	from, to := need("old", c.Old), need("new", c.New)
+	if from == nil || to == nil {
+		return
+	}
+	v.databases(c, from, to)
+	for _, e := range endpoints(from) {
+		if slices.Contains(endpoints(to), e) && from.Database == to.Database {
+			v.problem("new.url", "names the same host, port and database as old.url")
+			return
+		}
+	}
+}
+
+func (v *validator) databases(c *Config, from, to *pgx.ConnConfig) {
+	if len(c.Databases) > 1 {
+		v.problem("databases", "this version moves one database at a time; make a file for each")
+		return
+	}
+	for _, name := range c.Databases {
+		for i, url := range []*pgx.ConnConfig{from, to} {
+			if url.Database != name {
+				v.problem("databases[0]", "%s is not the database that %s names",
+					v.show("databases[0]", name), []string{"old.url", "new.url"}[i])
+			}
+		}
+	}
+}
+
+// patterns checks "schema.table" patterns.
+func (v *validator) patterns(key string, patterns []string) {
+	for i, p := range patterns {
+		schema, table, dotted := strings.Cut(p, ".")
+		if p == "" || p != strings.TrimSpace(p) || (dotted && (schema == "" || table == "")) {
+			item := fmt.Sprintf("%s[%d]", key, i)
+			v.problem(item, "%s is not a pattern such as public.*, audit.log_* or invoices", v.show(item, p))
+		}
+	}
+}
+
+// copying checks how the copy and the streams are made.
+func (v *validator) copying(c *Config) {
+	switch c.Copy.Mode {
+	case "native":
+	case "snapshot", "existing":
+		v.problem("copy.mode", "%s is not available in this version; use native", c.Copy.Mode)
+	default:
+		v.problem("copy.mode", "%s is not a mode; use native", v.show("copy.mode", c.Copy.Mode))
+	}
+	v.jobs("copy.jobs", c.Copy.Jobs)
+	switch {
+	case c.Streams > 1:
+		v.problem("streams", "more than 1 is not available in this version; use 1")
+	case c.Streams < 1:
+		v.problem("streams", "must be 1")
+	}
+}
+
+func (v *validator) wal(c *Config) {
+	switch c.WAL.OnLimit {
+	case "warn":
+	case "pause", "drop-slot":
+		v.problem("wal.on_limit", "%s is not available in this version; use warn", c.WAL.OnLimit)
+	default:
+		v.problem("wal.on_limit", "%s is not something to do; use warn", v.show("wal.on_limit", c.WAL.OnLimit))
+	}
+}
+
+func (v *validator) cutover(c *Cutover) {
+	if c.MaxLag == 0 {
+		v.problem("cutover.max_lag", "must be more than 0: a busy server is never without lag")
+	}
+	v.between("cutover.max_pause", c.MaxPause, 100*time.Millisecond, 10*time.Minute)
+	v.between("cutover.lock_timeout", c.LockTimeout, 10*time.Millisecond, 10*time.Second)
+	if c.Attempts < 1 || c.Attempts > 1000 {
+		v.problem("cutover.attempts", "must be from 1 to 1000")
+	}
+	if c.OnClosed != "error" && c.OnClosed != "disconnect" {
+		v.problem("cutover.on_closed", "%s is not something to do; use error or disconnect", v.show("cutover.on_closed", c.OnClosed))
+	}
+}
+
+func (v *validator) traffic(key string, t Traffic) {
+	switch {
+	case t.MultiHost == nil && t.Hook == nil:
+		v.problem(key, "names no way of moving clients; use multihost or hook")
+	case t.MultiHost != nil && t.Hook != nil:
+		v.problem(key, "names two ways of moving clients; make two entries of the list")
+	case t.Hook != nil && (len(t.Hook.Command) == 0 || t.Hook.Command[0] == ""):
+		v.problem(key+".hook.command", `is missing: the program and its arguments, such as ["./move-dns.sh"]`)
+	}
+}
+
+// show quotes a value for a message, as it stands in the file, unless it looks
+// like a connection string in the wrong place.
+func (v *validator) show(key, value string) string {
+	value = v.written(key, value)
+	if len(value) > 60 || strings.ContainsAny(value, ":@=") {
+		return "the value"
+	}
+	return strconv.Quote(value)
+}
+
+func (v *validator) jobs(key string, jobs int) {
+	if jobs < 1 || jobs > maxJobs {
+		v.problem(key, "must be from 1 to %d", maxJobs)
+	}
+}
+
+func (v *validator) atLeast(key string, n, least int64) {
+	if n < least {
+		v.problem(key, "must be at least %d", least)
+	}
+}
+
+func (v *validator) between(key string, d Duration, least, most time.Duration) {
+	if d.Std() < least || d.Std() > most {
+		v.problem(key, "must be from %s to %s", Duration(least), Duration(most))
+	}
+}
+
+// resolve makes paths absolute, starting at the folder of the file, and checks
+// that the hooks' folder is there: hooks that are not found would not run.
+func (v *validator) resolve(c *Config, folder string) {
+	for _, t := range c.Traffic {
+		if t.Hook == nil || len(t.Hook.Command) == 0 {
+			continue
+		}
+		if program := t.Hook.Command[0]; strings.Contains(program, "/") && !filepath.IsAbs(program) {
+			t.Hook.Command[0] = filepath.Join(folder, program)
+		}
+	}
+	if c.Hooks.Dir == "" {
+		return
+	}
+	if !filepath.IsAbs(c.Hooks.Dir) {
+		c.Hooks.Dir = filepath.Join(folder, c.Hooks.Dir)
+	}
+	if info, err := os.Stat(c.Hooks.Dir); err != nil || !info.IsDir() {
+		v.problem("hooks.dir", "there is no folder %s", v.show("hooks.dir", c.Hooks.Dir))
+	}
+}
