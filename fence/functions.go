@@ -1,0 +1,187 @@
+package fence
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgcutover/pgcutover/internal/pg"
+	"github.com/pgcutover/pgcutover/internal/state"
+)
+
+// OnClosed says what a closed fence does to a client that writes.
+type OnClosed string
+
+const (
+	// Error raises SQLSTATE 25006, read_only_sql_transaction, which drivers
+	// take as "connect again".
+	Error OnClosed = "error"
+	// Disconnect ends the session, so that no function can swallow the error.
+	Disconnect OnClosed = "disconnect"
+)
+
+// OpenSQL makes check() do nothing: writes pass.
+const OpenSQL = `
+create or replace function pgcutover.check() returns void language plpgsql as $pgcutover$
+begin
+end
+$pgcutover$`
+
+// fenceSQL is the trigger function on every table. A session in the replica
+// role passes only if it is known not to be a client backend: apply and
+// tablesync workers do fire ALWAYS statement triggers for TRUNCATE and COPY.
+// An unknown kind (no right to see it) does not pass.
+const fenceSQL = `
+create or replace function pgcutover.fence() returns trigger
+language plpgsql security definer set search_path = pg_catalog as $pgcutover$
+begin
+  if current_setting('session_replication_role') = 'replica' and exists (
+       select 1 from pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) as a
+        where a.backend_type <> 'client backend') then
+    return null;
+  end if;
+  perform 1 from pgcutover.gate for key share;
+  perform pgcutover.check();
+  return null;
+end
+$pgcutover$`
+
+// guardSQL opens the new server inside the apply transaction that delivers the
+// decision of the armed attempt. It locks the turn first, as open and every
+// undo do. The apply worker's transaction is read-only where the database's
+// default is; its owner's role setting takes that away (see subscriber).
+const guardSQL = `
+create or replace function pgcutover.guard() returns trigger
+language plpgsql security definer set search_path = pg_catalog as $pgcutover$
+declare
+  t record;
+begin
+  select attempt, armed, open into t from pgcutover.turn for update;
+  if t.attempt = new.attempt and t.armed and not t.open then
+    perform pg_catalog.set_config('synchronous_commit', 'on', true);
+    perform pgcutover.open_now();
+  end if;
+  return new;
+end
+$pgcutover$`
+
+// openNowSQL is what opening means, in one place: the guard and the tool's own
+// open both call it, inside a transaction that holds the turn's row.
+const openNowSQL = `
+create or replace function pgcutover.open_now() returns void
+language plpgsql security definer set search_path = pg_catalog as $pgcutover$
+begin
+  execute $open$
+create or replace function pgcutover.check() returns void language plpgsql as $check$
+begin
+end
+$check$
+$open$;
+  execute pg_catalog.format('alter database %I reset default_transaction_read_only', pg_catalog.current_database());
+  update pgcutover.turn set open = true, armed = false;
+end
+$pgcutover$`
+
+// guardTriggerSQL makes the guard fire for replicated rows only.
+const guardTriggerSQL = `
+create trigger pgcutover_guard before insert on pgcutover.decision_forward
+  for each row execute procedure pgcutover.guard();
+alter table pgcutover.decision_forward enable replica trigger pgcutover_guard`
+
+// revokeSQL keeps everybody else from calling what opens the server.
+const revokeSQL = `
+revoke all on function pgcutover.open_now() from public;
+revoke all on function pgcutover.guard() from public;
+revoke all on function pgcutover.fence() from public`
+
+// ClosedSQL makes check() refuse. The text says why, since when, and what to
+// do; it binds itself to this database by its OID, so that a dump restored
+// elsewhere is not fenced by it.
+func ClosedSQL(s *pg.Server, onClosed OnClosed, databaseOID uint32, since time.Time) string {
+	message := fmt.Sprintf("writes are refused: pgcutover moves this database (move %q, %s server, closed since %s)",
+		s.Move(), s.Side(), since.UTC().Format("2006-01-02 15:04:05Z"))
+	advice := "The new server takes the writes: connect there. To see where the move stands: pgcutover status"
+	if s.Side() == pg.New {
+		advice = "The old server takes the writes until the cutover. To see where the move stands: pgcutover status"
+	}
+	end := ""
+	if onClosed == Disconnect {
+		end = "  perform pg_catalog.pg_terminate_backend(pg_catalog.pg_backend_pid());\n"
+	}
+	return fmt.Sprintf(`
+create or replace function pgcutover.check() returns void language plpgsql as $pgcutover$
+begin
+  if (select d.oid from pg_catalog.pg_database d where d.datname = pg_catalog.current_database()) <> %d then
+    return;
+  end if;
+%s  raise exception using errcode = '25006', message = %s, hint = %s;
+end
+$pgcutover$`, databaseOID, end, literal(message), literal(advice))
+}
+
+const hasCheckSQL = `select to_regprocedure('pgcutover.check()') is not null, to_regprocedure('pgcutover.fence()') is not null`
+
+// Install makes the fence's functions on a server: on old the check is open,
+// on new closed. check() itself is left alone when it exists, since it says
+// whether the server is open.
+func Install(ctx context.Context, s *pg.Server, onClosed OnClosed, databaseOID uint32) error {
+	return state.Tx(ctx, s, "5s", func(tx pgx.Tx) error {
+		var check, fence bool
+		if err := tx.QueryRow(ctx, hasCheckSQL).Scan(&check, &fence); err != nil {
+			return fmt.Errorf("looking for the fence on the %s server: %w", s.Side(), err)
+		}
+		for _, sql := range installSQL(s, onClosed, databaseOID, check, fence) {
+			if _, err := tx.Exec(ctx, sql); err != nil {
+				return fmt.Errorf("making the fence's functions on the %s server: %w", s.Side(), err)
+			}
+		}
+		return nil
+	})
+}
+
+func installSQL(s *pg.Server, onClosed OnClosed, databaseOID uint32, check, fence bool) []string {
+	var out []string
+	if !check {
+		if s.Side() == pg.Old {
+			out = append(out, OpenSQL)
+		} else {
+			out = append(out, ClosedSQL(s, onClosed, databaseOID, time.Now()))
+		}
+	}
+	if !fence {
+		out = append(out, fenceSQL, openNowSQL, guardSQL, revokeSQL)
+		if s.Side() == pg.New {
+			out = append(out, guardTriggerSQL)
+		}
+	}
+	return out
+}
+
+// InstallStatements returns what Install runs on a server that has nothing
+// yet, for the plan.
+func InstallStatements(s *pg.Server, onClosed OnClosed) []string {
+	return installSQL(s, onClosed, 0, false, false)
+}
+
+// ReadOnlySQL sets or, with on false, resets the database's default that
+// multihost clients look at.
+func ReadOnlySQL(database string, on bool) string {
+	db := pgx.Identifier{database}.Sanitize()
+	if on {
+		return "alter database " + db + " set default_transaction_read_only = on"
+	}
+	return "alter database " + db + " reset default_transaction_read_only"
+}
+
+// SetReadOnly runs ReadOnlySQL.
+func SetReadOnly(ctx context.Context, s *pg.Server, on bool) error {
+	if _, err := s.Pool().Exec(ctx, ReadOnlySQL(s.Database(), on)); err != nil {
+		return fmt.Errorf("setting the read-only default of the %s database: %w", s.Side(), err)
+	}
+	return nil
+}
+
+func literal(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }

@@ -1,0 +1,75 @@
+package state
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pglogrepl"
+
+	"github.com/pgcutover/pgcutover/internal/hint"
+	"github.com/pgcutover/pgcutover/internal/pg"
+)
+
+// Identity tells one database of one cluster from every other, also from a
+// restored or failed-over copy of itself.
+type Identity struct {
+	System   string `json:"system"`   // system identifier of the cluster
+	Timeline int32  `json:"timeline"` // grows with every failover or restore
+	Database uint32 `json:"database"` // OID of the database
+	Name     string `json:"name"`     // name of the database, for messages
+}
+
+const databaseOIDSQL = `select oid, datname from pg_database where datname = current_database()`
+
+// controlSQL is what IDENTIFY_SYSTEM says, for roles without REPLICATION.
+const controlSQL = `
+select s.system_identifier::text, c.timeline_id
+  from pg_control_system() s, pg_control_checkpoint() c`
+
+// Identify asks a server who it is: IDENTIFY_SYSTEM over a replication
+// connection where the role may open one, else the control file's functions.
+// Postgres manual: 53.4, Streaming Replication Protocol.
+func Identify(ctx context.Context, s *pg.Server) (Identity, error) {
+	var id Identity
+	if err := s.Pool().QueryRow(ctx, databaseOIDSQL).Scan(&id.Database, &id.Name); err != nil {
+		return id, fmt.Errorf("identifying the %s server: %w", s.Side(), err)
+	}
+	if done, err := id.fromReplication(ctx, s); done {
+		return id, err
+	}
+	if err := s.Pool().QueryRow(ctx, controlSQL).Scan(&id.System, &id.Timeline); err != nil {
+		return id, fmt.Errorf("identifying the %s server: %w", s.Side(), err)
+	}
+	return id, nil
+}
+
+// fromReplication reports false when the role or the server's settings do not
+// allow a replication connection; a check of its own says so where it matters.
+func (id *Identity) fromReplication(ctx context.Context, s *pg.Server) (bool, error) {
+	conn, err := s.Replication(ctx)
+	if err != nil {
+		return false, nil //nolint:nilerr // the caller asks another way
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing was changed through it
+	sys, err := pglogrepl.IdentifySystem(ctx, conn)
+	if err != nil {
+		return true, fmt.Errorf("identifying the %s server: %w", s.Side(), err)
+	}
+	id.System, id.Timeline = sys.SystemID, sys.Timeline
+	return true, nil
+}
+
+func (id Identity) mustBe(side string, now Identity) error {
+	switch {
+	case id.System != now.System:
+		return hint.With(fmt.Errorf("the %s server is not the one that this move was started with: system identifier %s, was %s", side, now.System, id.System),
+			"correct "+side+".url; a server restored from a backup or replaced needs a new move (pgcutover abort, then start)")
+	case id.Database != now.Database:
+		return hint.With(fmt.Errorf("the %s database %q is not the one that this move was started with: OID %d, was %d", side, now.Name, now.Database, id.Database),
+			"it was dropped and made again, or the URL names another database")
+	case id.Timeline != now.Timeline:
+		return hint.With(fmt.Errorf("the %s server is on timeline %d, the move was started on %d: it failed over or was restored", side, now.Timeline, id.Timeline),
+			"the streams of this move may have lost changes: run pgcutover abort, then start again")
+	}
+	return nil
+}

@@ -1,0 +1,109 @@
+package state
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgcutover/pgcutover/internal/pg"
+)
+
+// Turn is the one row that says whose turn it is on a server.
+type Turn struct {
+	Attempt int64 `json:"attempt"` // number of the newest cutover try that this server has seen
+	Armed   bool  `json:"armed"`   // the guard may open this server when the decision arrives
+	Open    bool  `json:"open"`    // client writes are taken here
+}
+
+const turnReadSQL = `select attempt, armed, open from pgcutover.turn`
+
+// ReadTurn reads the turn without a lock.
+func ReadTurn(ctx context.Context, q Querier) (Turn, error) {
+	var t Turn
+	if err := q.QueryRow(ctx, turnReadSQL).Scan(&t.Attempt, &t.Armed, &t.Open); err != nil {
+		return t, fmt.Errorf("reading pgcutover.turn: %w", err)
+	}
+	return t, nil
+}
+
+// TurnLockSQL locks the turn's row: every undo, decide and open does so first.
+const TurnLockSQL = `select attempt, armed, open from pgcutover.turn for update`
+
+// LockTurn reads the turn and holds its row until q's transaction ends.
+func LockTurn(ctx context.Context, q Querier) (Turn, error) {
+	var t Turn
+	if err := q.QueryRow(ctx, TurnLockSQL).Scan(&t.Attempt, &t.Armed, &t.Open); err != nil {
+		return t, fmt.Errorf("locking pgcutover.turn: %w", err)
+	}
+	return t, nil
+}
+
+// TakeAttemptSQL counts one further on the old server, past both servers.
+const TakeAttemptSQL = `
+update pgcutover.turn
+   set attempt = greatest(attempt, $1) + 1
+returning attempt`
+
+// TakeAttempt takes the number of the next attempt, higher than any that
+// either server has seen, and makes it durable on the old server. The caller
+// holds the one-tool lock.
+func TakeAttempt(ctx context.Context, old, new *pg.Server) (int64, error) {
+	there, err := ReadTurn(ctx, new.Pool())
+	if err != nil {
+		return 0, fmt.Errorf("on the new server: %w", err)
+	}
+	var n int64
+	if err := old.Pool().QueryRow(ctx, TakeAttemptSQL, there.Attempt).Scan(&n); err != nil {
+		return 0, fmt.Errorf("taking the number of this attempt on the old server: %w", err)
+	}
+	return n, nil
+}
+
+// LastAttempt returns the highest attempt that either server has seen.
+func LastAttempt(ctx context.Context, old, new *pg.Server) (int64, error) {
+	o, err := ReadTurn(ctx, old.Pool())
+	if err != nil {
+		return 0, fmt.Errorf("on the old server: %w", err)
+	}
+	n, err := ReadTurn(ctx, new.Pool())
+	if err != nil {
+		return 0, fmt.Errorf("on the new server: %w", err)
+	}
+	return max(o.Attempt, n.Attempt), nil
+}
+
+const decidedSQL = `select count(*) from pgcutover.decision_forward where attempt = $1`
+
+// Decided reports whether the decision of an attempt is visible to q. A yes is
+// final. A no says only that it is not visible: it is definitive only for one
+// who holds the one-tool lock on the old server and asks there.
+func Decided(ctx context.Context, q Querier, attempt int64) (bool, error) {
+	return count(ctx, q, decidedSQL, attempt, "decision")
+}
+
+const markedSQL = `select count(*) from pgcutover.marker_forward where attempt = $1`
+
+// Marked reports whether the marker of an attempt is visible to q.
+func Marked(ctx context.Context, q Querier, attempt int64) (bool, error) {
+	return count(ctx, q, markedSQL, attempt, "marker")
+}
+
+func count(ctx context.Context, q Querier, sql string, attempt int64, what string) (bool, error) {
+	var n int
+	if err := q.QueryRow(ctx, sql, attempt).Scan(&n); err != nil {
+		return false, fmt.Errorf("looking for %s %d: %w", what, attempt, err)
+	}
+	return n > 0, nil
+}
+
+// Tx runs f in a READ COMMITTED transaction whose commit is synchronous, with
+// the given lock_timeout (for example "5s").
+func Tx(ctx context.Context, s *pg.Server, lockTimeout string, f func(pgx.Tx) error) error {
+	return pgx.BeginTxFunc(ctx, s.Pool(), pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "set local synchronous_commit = on; set local lock_timeout = "+quoteLiteral(lockTimeout)); err != nil {
+			return fmt.Errorf("beginning a transaction on the %s server: %w", s.Side(), err)
+		}
+		return f(tx)
+	})
+}

@@ -1,0 +1,279 @@
+package publisher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgcutover/pgcutover/internal/hint"
+	"github.com/pgcutover/pgcutover/internal/pg"
+)
+
+// Slot is the forward stream's replication slot as the publisher shows it.
+type Slot struct {
+	Name      string
+	Plugin    string
+	Active    bool
+	PID       int32         // walsender that uses it, 0 when none
+	Restart   pglogrepl.LSN // WAL is retained from here; 0 when lost
+	Confirmed pglogrepl.LSN // the subscriber has confirmed up to here
+	Current   pglogrepl.LSN // the publisher's current insert position
+	WALStatus string        // reserved, extended, unreserved, lost; empty before 13
+}
+
+// Retained is how much WAL the slot keeps on the publisher's disk, in bytes.
+func (s Slot) Retained() int64 {
+	if s.Restart == 0 || s.Current < s.Restart {
+		return 0
+	}
+	return int64(s.Current - s.Restart)
+}
+
+// slotSQL10 reads a slot on 10 to 12, which know no wal_status.
+const slotSQL10 = `
+select slot_name, coalesce(plugin, ''), active, coalesce(active_pid, 0),
+       coalesce(restart_lsn, '0/0')::text, coalesce(confirmed_flush_lsn, '0/0')::text,
+       pg_current_wal_insert_lsn()::text, ''
+  from pg_replication_slots
+ where slot_name = $1 and database = current_database()`
+
+// slotSQL13 reads a slot on 13 and later.
+const slotSQL13 = `
+select slot_name, coalesce(plugin, ''), active, coalesce(active_pid, 0),
+       coalesce(restart_lsn, '0/0')::text, coalesce(confirmed_flush_lsn, '0/0')::text,
+       pg_current_wal_insert_lsn()::text, coalesce(wal_status, '')
+  from pg_replication_slots
+ where slot_name = $1 and database = current_database()`
+
+// ReadSlot reads the forward stream's slot, or ErrNoSlot.
+func ReadSlot(ctx context.Context, s *pg.Server) (Slot, error) {
+	sql := slotSQL13
+	if s.Major() < 13 {
+		sql = slotSQL10
+	}
+	var (
+		slot                        Slot
+		restart, confirmed, current string
+	)
+	err := s.Pool().QueryRow(ctx, sql, StreamName(s.Move())).Scan(&slot.Name, &slot.Plugin, &slot.Active, &slot.PID,
+		&restart, &confirmed, &current, &slot.WALStatus)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return slot, fmt.Errorf("slot %q on the %s server: %w", StreamName(s.Move()), s.Side(), ErrNoSlot)
+	}
+	if err != nil {
+		return slot, fmt.Errorf("reading slot %q on the %s server: %w", StreamName(s.Move()), s.Side(), err)
+	}
+	for _, p := range []struct {
+		text string
+		into *pglogrepl.LSN
+	}{{restart, &slot.Restart}, {confirmed, &slot.Confirmed}, {current, &slot.Current}} {
+		if *p.into, err = pglogrepl.ParseLSN(p.text); err != nil {
+			return slot, fmt.Errorf("reading position %q of slot %q: %w", p.text, slot.Name, err)
+		}
+	}
+	return slot, nil
+}
+
+// blockersSQL says what the creation of a slot waits for: every transaction
+// that had an xid when it began, prepared ones included.
+const blockersSQL = `
+select coalesce(string_agg(format('session %s (%s, %s since %s): %s', b.pid, b.usename, b.state,
+         to_char(b.xact_start, 'HH24:MI:SS'), left(b.query, 80)), '; '), 'none visible')
+  from pg_stat_activity w
+  cross join lateral unnest(pg_blocking_pids(w.pid)) as p(pid)
+  join pg_stat_activity b on b.pid = p.pid
+ where w.application_name = $1 and w.backend_type = 'walsender'`
+
+const preparedSQL = `select count(*) from pg_prepared_xacts where database = current_database()`
+
+// CreateSlotStatement is what CreateSlot sends over the replication protocol.
+func CreateSlotStatement(move string) string {
+	return "CREATE_REPLICATION_SLOT " + StreamName(move) + " LOGICAL pgoutput NOEXPORT_SNAPSHOT"
+}
+
+// EnsureSlot makes the forward stream's logical slot over the replication
+// protocol, or adopts the one that stands there whole. It returns the position
+// from which it is consistent. Creation waits for every transaction that is
+// writing; past bound it gives up, names what stood in the way, and leaves no
+// half-made slot behind.
+// Postgres manual: 53.4, CREATE_REPLICATION_SLOT.
+func EnsureSlot(ctx context.Context, s *pg.Server, bound time.Duration, progress func(string)) (pglogrepl.LSN, error) {
+	have, err := ReadSlot(ctx, s)
+	switch {
+	case err == nil && have.Confirmed != 0 && have.Plugin == "pgoutput":
+		return have.Confirmed, nil
+	case err == nil:
+		// Half made by a tool that died: its consistent point was never reached.
+		if err := DropSlot(ctx, s, bound); err != nil {
+			return 0, err
+		}
+	case !errors.Is(err, ErrNoSlot):
+		return 0, err
+	}
+	lsn, err := createSlot(ctx, s, bound, progress)
+	if err == nil {
+		return lsn, nil
+	}
+	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
+	defer cancel()
+	return 0, errors.Join(err, DropSlot(clean, s, 10*time.Second))
+}
+
+func createSlot(ctx context.Context, s *pg.Server, bound time.Duration, progress func(string)) (pglogrepl.LSN, error) {
+	conn, err := s.Replication(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the slot is permanent; the session has done its work
+	limit, cancel := context.WithTimeoutCause(ctx, bound, pg.ErrTimeout)
+	defer cancel()
+
+	type result struct {
+		r   pglogrepl.CreateReplicationSlotResult
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		r, err := pglogrepl.CreateReplicationSlot(limit, conn, StreamName(s.Move()), "pgoutput",
+			pglogrepl.CreateReplicationSlotOptions{Mode: pglogrepl.LogicalReplication, SnapshotAction: "NOEXPORT_SNAPSHOT"})
+		done <- result{r, err}
+	}()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	var waitsFor string
+	for {
+		select {
+		case res := <-done:
+			if res.err != nil {
+				return 0, slotError(s, res.err, limit, bound, waitsFor)
+			}
+			return pglogrepl.ParseLSN(res.r.ConsistentPoint)
+		case <-tick.C:
+			waitsFor = slotBlockers(limit, s)
+			if progress != nil && waitsFor != "" {
+				progress("creating the slot waits for " + waitsFor)
+			}
+		}
+	}
+}
+
+func slotBlockers(ctx context.Context, s *pg.Server) string {
+	var text string
+	var prepared int
+	if err := s.Pool().QueryRow(ctx, blockersSQL, s.ApplicationName("replication")).Scan(&text); err != nil {
+		return ""
+	}
+	if err := s.Pool().QueryRow(ctx, preparedSQL).Scan(&prepared); err == nil && prepared > 0 {
+		text += fmt.Sprintf("; %d prepared transactions", prepared)
+	}
+	return text
+}
+
+func slotError(s *pg.Server, err error, limit context.Context, bound time.Duration, waitsFor string) error {
+	name := StreamName(s.Move())
+	if errors.Is(context.Cause(limit), pg.ErrTimeout) {
+		return hint.With(fmt.Errorf("creating slot %q on the %s server: %w after %s, waiting for %s", name, s.Side(), pg.ErrTimeout, bound, waitsFor),
+			"end or wait for these transactions, then run: pgcutover start")
+	}
+	err = fmt.Errorf("creating slot %q on the %s server: %w", name, s.Side(), s.Redacted(err))
+	switch {
+	case pg.IsCode(err, pg.InsufficientPrivilege):
+		return hint.With(err, fmt.Sprintf("ALTER ROLE %s REPLICATION; (on the %s server, as superuser)", pgx.Identifier{s.User()}.Sanitize(), s.Side()))
+	case pg.IsCode(err, pg.ConfigurationLimit):
+		return hint.With(err, "all replication slots are in use: raise max_replication_slots (needs a restart) or drop an unused slot")
+	case pg.IsCode(err, pg.ObjectNotInPrerequisite):
+		return hint.With(err, "set wal_level = logical on the "+string(s.Side())+" server and restart it")
+	}
+	return err
+}
+
+const slotPIDSQL = `select active_pid from pg_replication_slots where slot_name = $1 and active_pid is not null`
+
+const terminateSQL = `select pg_terminate_backend($1)`
+
+// DropSlotSQL removes a slot by name.
+const DropSlotSQL = `select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1`
+
+// DropSlot removes the forward stream's slot, if it is there, waiting up to
+// bound for a walsender that still uses it and ending it.
+func DropSlot(ctx context.Context, s *pg.Server, bound time.Duration) error {
+	name := StreamName(s.Move())
+	return pg.Wait(ctx, fmt.Sprintf("slot %q to be dropped on the %s server", name, s.Side()), 100*time.Millisecond, bound, nil,
+		func(ctx context.Context) (bool, string, error) {
+			_, err := s.Pool().Exec(ctx, DropSlotSQL, name)
+			if err == nil || pg.IsCode(err, pg.UndefinedObject) {
+				return true, "", nil
+			}
+			if !pg.IsCode(err, pg.ObjectInUse) {
+				return false, "", err
+			}
+			var pid int32
+			if err := s.Pool().QueryRow(ctx, slotPIDSQL, name).Scan(&pid); err == nil {
+				if _, err := s.Pool().Exec(ctx, terminateSQL, pid); err != nil {
+					return false, "", fmt.Errorf("ending walsender %d: %w", pid, err)
+				}
+			}
+			return false, fmt.Sprintf("in use by walsender %d", pid), nil
+		})
+}
+
+// Lag is how far the subscriber is behind, as the publisher sees it.
+type Lag struct {
+	Connected bool          `json:"connected"` // a walsender streams from the slot
+	Bytes     int64         `json:"bytes"`     // current position minus what was replayed or confirmed
+	Retained  int64         `json:"retained"`  // WAL kept by the slot, in bytes
+	Current   pglogrepl.LSN `json:"current"`
+	Replayed  pglogrepl.LSN `json:"replayed"`
+	WALStatus string        `json:"wal_status,omitempty"`
+}
+
+// replaySQL is NULL for a role that may not see it: never "not connected".
+const replaySQL = `select coalesce(replay_lsn, '0/0')::text from pg_stat_replication where pid = $1`
+
+// ReadLag measures the lag: the publisher's current position minus what the
+// subscriber has replayed; where rights hide that, minus what it confirmed.
+func ReadLag(ctx context.Context, s *pg.Server) (Lag, error) {
+	slot, err := ReadSlot(ctx, s)
+	if err != nil {
+		return Lag{}, err
+	}
+	lag := Lag{Connected: slot.Active, Current: slot.Current, Replayed: slot.Confirmed, Retained: slot.Retained(), WALStatus: slot.WALStatus}
+	if slot.Active {
+		var text string
+		if err := s.Pool().QueryRow(ctx, replaySQL, slot.PID).Scan(&text); err == nil {
+			if replay, err := pglogrepl.ParseLSN(text); err == nil && replay > lag.Replayed {
+				lag.Replayed = replay
+			}
+		}
+	}
+	if lag.Current > lag.Replayed {
+		lag.Bytes = int64(lag.Current - lag.Replayed)
+	}
+	return lag, nil
+}
+
+// syncSlotsSQL drops what the table synchronization of a subscription left on
+// the publisher. 14 and later call these slots
+// pg_<subscription>_sync_<table>_<subscriber's system identifier>.
+const syncSlotsSQL = `
+select count(pg_drop_replication_slot(slot_name))
+  from pg_replication_slots
+ where database = current_database() and not active
+   and slot_name ~ ('^pg_' || $1::text || '_sync_[0-9]+_' || $2 || '$')`
+
+// DropSyncSlots removes the table synchronization slots of a subscription that
+// was dropped, given its OID and the subscriber's system identifier.
+func DropSyncSlots(ctx context.Context, s *pg.Server, subscription uint32, system string) error {
+	if subscription == 0 {
+		return nil
+	}
+	var n int
+	if err := s.Pool().QueryRow(ctx, syncSlotsSQL, fmt.Sprint(subscription), system).Scan(&n); err != nil {
+		return fmt.Errorf("dropping table synchronization slots on the %s server: %w", s.Side(), err)
+	}
+	return nil
+}

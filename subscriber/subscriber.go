@@ -1,0 +1,285 @@
+// Package subscriber says what has to be said to the subscribing side of a
+// stream: the role that owns the subscription, the subscription, the states of
+// its tables, its progress and errors, and the marker whose arrival proves
+// that the stream is drained.
+//
+// It takes a server, not a colour: on rollback the old server is the
+// subscriber.
+package subscriber
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgcutover/pgcutover/internal/hint"
+	"github.com/pgcutover/pgcutover/internal/pg"
+)
+
+// Name is what the forward stream's subscription is called; the publication
+// and the slot bear the same name.
+func Name(move string) string { return "pgcutover_" + move }
+
+// RoleName is the role that owns the subscription where the tool may make one.
+func RoleName(move string) string { return "pgcutover_" + move }
+
+const superuserSQL = `select rolsuper from pg_roles where rolname = current_user`
+
+const roleExistsSQL = `select exists (select 1 from pg_roles where rolname = $1)`
+
+// CreateRoleSQL makes the subscription's owner. It must be a superuser up to
+// 15, where Postgres lets nobody else own a subscription, and must have LOGIN,
+// which apply workers are asked for; without a password it cannot log in by
+// one.
+func CreateRoleSQL(move string) string {
+	return "create role " + pgx.Identifier{RoleName(move)}.Sanitize() + " superuser login password null"
+}
+
+// RoleSettingSQL lets the apply workers write SQL in triggers, the guard among
+// them, while the database's default is read-only.
+func RoleSettingSQL(role, database string) string {
+	return fmt.Sprintf("alter role %s in database %s set default_transaction_read_only = off",
+		pgx.Identifier{role}.Sanitize(), pgx.Identifier{database}.Sanitize())
+}
+
+// EnsureRole makes the role that owns the subscription and returns its name.
+// A superuser makes a role of its own, so that nobody else's sessions get its
+// setting. Anybody else (16 and later) owns the subscription himself.
+func EnsureRole(ctx context.Context, s *pg.Server) (string, error) {
+	super, err := isSuperuser(ctx, s)
+	if err != nil {
+		return "", err
+	}
+	role := s.User()
+	if super {
+		role = RoleName(s.Move())
+		var exists bool
+		if err := s.Pool().QueryRow(ctx, roleExistsSQL, role).Scan(&exists); err != nil {
+			return "", fmt.Errorf("looking for role %q on the %s server: %w", role, s.Side(), err)
+		}
+		if !exists {
+			if _, err := s.Pool().Exec(ctx, CreateRoleSQL(s.Move())); err != nil {
+				return "", fmt.Errorf("creating role %q on the %s server: %w", role, s.Side(), err)
+			}
+		}
+	}
+	if _, err := s.Pool().Exec(ctx, RoleSettingSQL(role, s.Database())); err != nil {
+		return "", fmt.Errorf("setting role %q on the %s server: %w", role, s.Side(), err)
+	}
+	return role, nil
+}
+
+func isSuperuser(ctx context.Context, s *pg.Server) (bool, error) {
+	var super bool
+	if err := s.Pool().QueryRow(ctx, superuserSQL).Scan(&super); err != nil {
+		return false, fmt.Errorf("asking for rights on the %s server: %w", s.Side(), err)
+	}
+	return super, nil
+}
+
+// DropRole takes back what EnsureRole did.
+func DropRole(ctx context.Context, s *pg.Server) error {
+	role := RoleName(s.Move())
+	var exists bool
+	if err := s.Pool().QueryRow(ctx, roleExistsSQL, role).Scan(&exists); err != nil {
+		return fmt.Errorf("looking for role %q on the %s server: %w", role, s.Side(), err)
+	}
+	if !exists {
+		_, err := s.Pool().Exec(ctx, fmt.Sprintf("alter role %s in database %s reset default_transaction_read_only",
+			pgx.Identifier{s.User()}.Sanitize(), pgx.Identifier{s.Database()}.Sanitize()))
+		if err != nil {
+			return fmt.Errorf("resetting the setting of role %q on the %s server: %w", s.User(), s.Side(), err)
+		}
+		return nil
+	}
+	if _, err := s.Pool().Exec(ctx, "drop role "+pgx.Identifier{role}.Sanitize()); err != nil {
+		return fmt.Errorf("dropping role %q on the %s server: %w", role, s.Side(), err)
+	}
+	return nil
+}
+
+// options10 to options16 are what each major understands; all make the
+// subscription disabled, on a slot that exists, with the tables still to copy.
+const (
+	options10 = `create_slot = false, enabled = false, copy_data = true, slot_name = '%s'`
+	options14 = `create_slot = false, enabled = false, copy_data = true, slot_name = '%s', streaming = on`
+	options16 = `create_slot = false, enabled = false, copy_data = true, slot_name = '%s', streaming = parallel`
+)
+
+// CreateStatement returns the CREATE SUBSCRIPTION for a server's version, with
+// conninfo in place: pass a redacted one for the plan.
+func CreateStatement(s *pg.Server, conninfo string) string {
+	options := options10
+	switch {
+	case s.Major() >= 16:
+		options = options16
+	case s.Major() >= 14:
+		options = options14
+	}
+	name := Name(s.Move())
+	return fmt.Sprintf("create subscription %[1]s connection %[2]s publication %[1]s with (%[3]s)",
+		pgx.Identifier{name}.Sanitize(), literal(conninfo), fmt.Sprintf(options, name))
+}
+
+// quietSQL keeps the statement, which holds a password, out of the server's
+// log; only a superuser may.
+const quietSQL = `
+set local log_statement = 'none';
+set local log_min_duration_statement = -1;
+set local log_min_error_statement = 'panic'`
+
+const subscriptionSQL = `
+select oid, subenabled, coalesce(subslotname, '')
+  from pg_subscription
+ where subname = $1
+   and subdbid = (select oid from pg_database where datname = current_database())`
+
+// Subscription is the forward stream's subscription as the catalog shows it.
+type Subscription struct {
+	OID     uint32
+	Enabled bool
+	Slot    string
+}
+
+// ErrNone means that the subscription does not exist.
+var ErrNone = errors.New("the subscription does not exist")
+
+// Read looks the subscription up, or returns ErrNone.
+func Read(ctx context.Context, s *pg.Server) (Subscription, error) {
+	var sub Subscription
+	err := s.Pool().QueryRow(ctx, subscriptionSQL, Name(s.Move())).Scan(&sub.OID, &sub.Enabled, &sub.Slot)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return sub, fmt.Errorf("subscription %q on the %s server: %w", Name(s.Move()), s.Side(), ErrNone)
+	}
+	if err != nil {
+		return sub, fmt.Errorf("reading subscription %q on the %s server: %w", Name(s.Move()), s.Side(), err)
+	}
+	return sub, nil
+}
+
+// Ensure makes the subscription, disabled and owned by owner, unless it
+// exists. conninfo is how this server reaches the publisher; it holds the
+// password and stays out of every error and, for a superuser, of the log.
+func Ensure(ctx context.Context, s *pg.Server, conninfo, owner string) error {
+	if _, err := Read(ctx, s); err == nil || !errors.Is(err, ErrNone) {
+		return err
+	}
+	super, err := isSuperuser(ctx, s)
+	if err != nil {
+		return err
+	}
+	err = pgx.BeginFunc(ctx, s.Pool(), func(tx pgx.Tx) error {
+		if super {
+			if _, err := tx.Exec(ctx, quietSQL); err != nil {
+				return err
+			}
+		}
+		if _, err := tx.Exec(ctx, CreateStatement(s, conninfo)); err != nil {
+			return err
+		}
+		if owner == s.User() {
+			return nil
+		}
+		_, err := tx.Exec(ctx, fmt.Sprintf("alter subscription %s owner to %s",
+			pgx.Identifier{Name(s.Move())}.Sanitize(), pgx.Identifier{owner}.Sanitize()))
+		return err
+	})
+	if err != nil {
+		return createError(s, pg.Redact(s.Redacted(err), conninfo))
+	}
+	return nil
+}
+
+func createError(s *pg.Server, err error) error {
+	err = fmt.Errorf("creating subscription %q on the %s server: %w", Name(s.Move()), s.Side(), err)
+	switch {
+	case pg.IsCode(err, pg.InsufficientPrivilege) && s.Major() >= 16:
+		return hint.With(err, fmt.Sprintf("GRANT pg_create_subscription TO %s; GRANT CREATE ON DATABASE %s TO %[1]s; (on the %s server)",
+			pgx.Identifier{s.User()}.Sanitize(), pgx.Identifier{s.Database()}.Sanitize(), s.Side()))
+	case pg.IsCode(err, pg.InsufficientPrivilege):
+		return hint.With(err, "before 16 only a superuser may create subscriptions (managed services have a role for it)")
+	case pg.IsCode(err, pg.ConnectionFailure):
+		return hint.With(err, "the new server cannot reach the old one with these parameters: set old.peer_url to an address that it can reach, and let it in with pg_hba.conf; run: pgcutover check")
+	}
+	return err
+}
+
+// EnableSQL starts the apply worker.
+func EnableSQL(move string) string {
+	return "alter subscription " + pgx.Identifier{Name(move)}.Sanitize() + " enable"
+}
+
+// DisableSQL stops the apply worker.
+func DisableSQL(move string) string {
+	return "alter subscription " + pgx.Identifier{Name(move)}.Sanitize() + " disable"
+}
+
+// SetEnabled starts or stops the apply worker. On 15 and earlier a start may
+// take up to wal_retrieve_retry_interval, 5 s by default.
+func SetEnabled(ctx context.Context, s *pg.Server, enabled bool) error {
+	sql := DisableSQL(s.Move())
+	if enabled {
+		sql = EnableSQL(s.Move())
+	}
+	if _, err := s.Pool().Exec(ctx, sql); err != nil {
+		return fmt.Errorf("running %q on the %s server: %w", sql, s.Side(), err)
+	}
+	return nil
+}
+
+const workersSQL = `
+select count(*)
+  from pg_stat_subscription
+ where subname = $1 and pid is not null`
+
+// WaitStopped waits until no worker of the subscription is left.
+func WaitStopped(ctx context.Context, s *pg.Server, bound time.Duration) error {
+	return pg.Wait(ctx, "the apply workers to stop", 20*time.Millisecond, bound, nil, func(ctx context.Context) (bool, string, error) {
+		var n int
+		if err := s.Pool().QueryRow(ctx, workersSQL, Name(s.Move())).Scan(&n); err != nil {
+			return false, "", err
+		}
+		return n == 0, fmt.Sprintf("%d still run", n), nil
+	})
+}
+
+// DropStatements detach the subscription from its slot and drop it: that
+// works whether or not the publisher can be reached.
+func DropStatements(move string) []string {
+	name := pgx.Identifier{Name(move)}.Sanitize()
+	return []string{
+		"alter subscription " + name + " disable",
+		"alter subscription " + name + " set (slot_name = none)",
+		"drop subscription " + name,
+	}
+}
+
+// Drop removes the subscription, if it is there, and leaves the slot to the
+// publisher. It returns the subscription's OID, by which its table
+// synchronization slots are called, 0 when there was none.
+func Drop(ctx context.Context, s *pg.Server) (uint32, error) {
+	sub, err := Read(ctx, s)
+	if errors.Is(err, ErrNone) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	for _, sql := range DropStatements(s.Move()) {
+		if _, err := s.Pool().Exec(ctx, sql); err != nil {
+			return sub.OID, fmt.Errorf("running %q on the %s server: %w", sql, s.Side(), s.Redacted(err))
+		}
+	}
+	return sub.OID, nil
+}
+
+func literal(s string) string {
+	if strings.ContainsRune(s, '\\') {
+		return " E'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s) + "'"
+	}
+	return "'" + strings.ReplaceAll(s, "'", "''") + "'"
+}
