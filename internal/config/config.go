@@ -46,6 +46,9 @@ type Server struct {
 	URL Secret `yaml:"url" json:"url"`
 	// PeerURL is how the other server reaches it; empty means URL.
 	PeerURL Secret `yaml:"peer_url" json:"peer_url"`
+	// Failover is "paused" when the operator promises that no standby of this
+	// server is promoted during the cutover; empty otherwise. Of old only.
+	Failover string `yaml:"failover" json:"failover,omitempty"`
 }
 
 // Tables says which tables are moved, by patterns "schema.table" or "table" in

@@ -87,7 +87,7 @@ func (d *decoder) decode(data []byte, into *Config) {
 		return
 	}
 	// Keys given twice are found below, with a message of ours.
-	file, err := parse(data)
+	file, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
 		var at *token.Position
 		problem := "is not YAML"
@@ -115,16 +115,6 @@ func (d *decoder) decode(data []byte, into *Config) {
 		return
 	}
 	d.value(bodies[0], reflect.ValueOf(into).Elem(), "", position(bodies[0]))
-}
-
-// parse calls the YAML parser, which has been seen to panic on broken input.
-func parse(data []byte) (file *ast.File, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = errors.New("the parser gave up")
-		}
-	}()
-	return parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey())
 }
 
 // position is where a node begins. A mapping without braces begins at its first

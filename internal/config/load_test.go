@@ -105,6 +105,7 @@ traffic:
   - multihost: {}
   - hook: { command: ["./move dns.sh", "--to=new"] }
   - hook: { command: [curl, http://localhost] }
+  - hook: { command: [/usr/bin/env] }
 hooks: { dir: scripts }
 rollback: { keep: false }
 `
@@ -141,6 +142,7 @@ rollback: { keep: false }
 			{MultiHost: &config.MultiHost{}},
 			{Hook: &config.Hook{Command: []string{filepath.Join(dir, "move dns.sh"), "--to=new"}}},
 			{Hook: &config.Hook{Command: []string{"curl", "http://localhost"}}},
+			{Hook: &config.Hook{Command: []string{"/usr/bin/env"}}},
 		},
 		Hooks: config.Hooks{Dir: filepath.Join(dir, "scripts")},
 	}
@@ -152,6 +154,21 @@ rollback: { keep: false }
 	}
 	if _, err := config.Load(filepath.Join(dir, "none.yaml")); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("no such file: %v", err)
+	}
+}
+
+func TestBlockScalarsAndAbsolutePaths(t *testing.T) {
+	dir := t.TempDir()
+	c := parse(t, `name: |
+  shop
+old:
+  url: >
+    host=old dbname=shop
+new: { url: "host=new dbname=shop" }
+hooks:
+  dir: `+dir+"\n", noEnv)
+	if c.Name != "shop" || c.Old.URL.Reveal() != "host=old dbname=shop" || c.Hooks.Dir != dir {
+		t.Fatalf("got %s", c)
 	}
 }
 

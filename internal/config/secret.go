@@ -59,11 +59,8 @@ func (s Secret) Format(f fmt.State, verb rune) {
 // LogValue is String, for log/slog.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(s.shown) }
 
-// MarshalText is String; JSON uses it too.
+// MarshalText is String; JSON and YAML use it.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.shown), nil }
-
-// MarshalYAML is String.
-func (s Secret) MarshalYAML() (any, error) { return s.shown, nil }
 
 // UnmarshalText keeps the text. Whether it is a connection string is checked
 // with the rest of the configuration.

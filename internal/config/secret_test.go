@@ -121,6 +121,7 @@ func TestPasswordIsNeverShown(t *testing.T) {
 		"String":   secret.String(),
 		"LogValue": secret.LogValue().String(),
 		"%v":       fmt.Sprintf("%v", secret),
+		"%d":       fmt.Sprintf("%d", secret),
 		"JSON":     strings.Trim(marshaled(t, json.Marshal, secret), `"`),
 		"YAML":     strings.TrimSpace(marshaled(t, yaml.Marshal, secret)),
 	} {

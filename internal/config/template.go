@@ -45,7 +45,9 @@ const template = `# The configuration of one move. Connection strings are those 
 name: %s
 
 # The server that takes the writes now, and the one that will. Add peer_url to
-# either if the other server reaches it by another address.
+# either if the other server reaches it by another address. If old has standbys
+# that synchronized_standby_slots does not name, pause their failover for the
+# cutover and declare it under old: failover: paused
 old:
   url: %s
 new:

@@ -80,6 +80,7 @@ func TestTemplateURLs(t *testing.T) {
 		"host=h  password = s3cret dbname=shop":                "host=h dbname=shop",
 		`host=h password='s3 \' cret' dbname = 'sh\'op'`:       `host=h dbname='sh\'op'`,
 		`host=h dbname=shop password=s3\ cret`:                 "host=h dbname=shop",
+		"postgres://app@h/sh$$${op}":                           "postgres://app@h/sh$$${op}",
 		"postgres://app@h/sh$op":                               "postgres://app@h/sh$op",
 		"host=h dbname='shop \"x\" <&>'":                       "host=h dbname='shop \"x\" <&>'",
 	} {
@@ -90,6 +91,13 @@ func TestTemplateURLs(t *testing.T) {
 		if got := parse(t, text, noEnv).Old.URL.Reveal(); got != want {
 			t.Errorf("the template for %s has %s, want %s", given, got, want)
 		}
+	}
+}
+
+func TestTemplateIsReadable(t *testing.T) {
+	text := template(t, "postgres://app@h/shop?sslmode=disable&application_name=<x>", "postgres://other/shop", "x")
+	if !strings.Contains(text, "\n  url: \"postgres://app@h/shop?sslmode=disable&application_name=<x>\"\n") {
+		t.Errorf("the url is written otherwise:\n%s", text)
 	}
 }
 

@@ -38,6 +38,10 @@ func (v *validator) validate(c *Config) {
 		v.problem("name", "%s is not a small letter followed by at most %d small letters, digits and underscores", v.show("name", c.Name), maxName-1)
 	}
 	v.servers(c)
+	v.failover("old.failover", c.Old.Failover)
+	if c.New.Failover != "" {
+		v.problem("new.failover", "has no meaning: only standbys of the old server can be promoted without the decision; remove it")
+	}
 	v.patterns("tables.include", c.Tables.Include)
 	v.patterns("tables.exclude", c.Tables.Exclude)
 	if len(c.Tables.Include) == 0 {
@@ -57,6 +61,12 @@ func (v *validator) validate(c *Config) {
 	}
 	if c.Rollback.Keep {
 		v.problem("rollback.keep", "true is not available in this version; use false, or remove it")
+	}
+}
+
+func (v *validator) failover(key, value string) {
+	if value != "" && value != "paused" {
+		v.problem(key, "%s is not something to declare; use paused, or remove it", v.show(key, value))
 	}
 }
 

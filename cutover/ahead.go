@@ -1,0 +1,96 @@
+package cutover
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/pgcutover/pgcutover/fence"
+	"github.com/pgcutover/pgcutover/internal/step"
+	"github.com/pgcutover/pgcutover/sequences"
+)
+
+// aheadBound is how long making or dropping the fence triggers may take.
+const aheadBound = 2 * time.Minute
+
+func (c *Cutover) aheadStep() step.Step {
+	return step.Step{
+		Name:           "ahead",
+		About:          "make the open fence triggers on old, set new's sequences ahead, try the guard",
+		Bound:          aheadBound + time.Minute,
+		UndoBound:      aheadBound,
+		Do:             c.ahead,
+		Undo:           c.undoAhead,
+		Statements:     c.aheadStatements,
+		UndoStatements: c.detachStatements,
+	}
+}
+
+// aheadFacts remember what each sequence on new was given, for the comparison
+// after the switch.
+type aheadFacts struct {
+	Triggers int                `json:"triggers"`
+	Given    []sequences.Change `json:"given,omitempty"`
+}
+
+func (c *Cutover) ahead(ctx context.Context) (any, error) {
+	made, err := fence.Attach(ctx, c.Old, aheadBound, func(text string) { step.Progress(ctx, "%s", text) })
+	if err != nil {
+		return nil, err
+	}
+	if err := c.setSequencesAhead(ctx); err != nil {
+		return nil, err
+	}
+	facts := aheadFacts{Triggers: made, Given: c.given}
+	for _, change := range c.given {
+		for _, w := range change.Warnings {
+			step.Progress(ctx, "sequence %s: %s", change.Ident(), w)
+		}
+	}
+	return facts, fence.DryRun(ctx, c.New)
+}
+
+func (c *Cutover) undoAhead(ctx context.Context) error {
+	err := fence.DetachForUndo(ctx, c.Old, c.attempt, aheadBound, func(text string) { step.Progress(ctx, "%s", text) })
+	if errors.Is(err, fence.ErrNotMine) {
+		return nil // a newer attempt owns the triggers now
+	}
+	return err
+}
+
+func (c *Cutover) aheadStatements() ([]step.Statement, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	tables, err := fence.Tables(ctx, c.Old.Pool(), c.Move.Name)
+	if err != nil {
+		return nil, err
+	}
+	var out []step.Statement
+	for _, t := range tables {
+		out = append(out, step.Statement{Server: "old", SQL: fence.AttachSQL(c.Move.Name, t)})
+	}
+	changes, err := c.planSequences(ctx)
+	switch {
+	case err == nil && len(changes) > 0:
+		out = append(out, step.Statement{Server: "new", SQL: sequences.Script(changes), Why: "sequences past old's values; the values are those of this moment"})
+	case errors.Is(err, ErrBlocked): // before start the sequences are not on new yet
+		out = append(out, step.Statement{Server: "new", SQL: "alter sequence <every sequence> restart with <old's value plus margin>", Why: "pgcutover sequences sql shows the values after start"})
+	case err != nil:
+		return nil, err
+	}
+	return append(out, step.Statement{Server: "new", SQL: "begin;\n" + fence.OpenNowSQL + ";\nrollback", Why: "try the guard's body"}), nil
+}
+
+func (c *Cutover) detachStatements() ([]step.Statement, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	tables, err := fence.Tables(ctx, c.Old.Pool(), c.Move.Name)
+	if err != nil {
+		return nil, err
+	}
+	var out []step.Statement
+	for _, t := range tables {
+		out = append(out, step.Statement{Server: "old", SQL: fence.DetachSQL(c.Move.Name, t)})
+	}
+	return out, nil
+}

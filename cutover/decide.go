@@ -1,0 +1,200 @@
+package cutover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pgcutover/pgcutover/fence"
+	"github.com/pgcutover/pgcutover/internal/hint"
+	"github.com/pgcutover/pgcutover/internal/pg"
+	"github.com/pgcutover/pgcutover/internal/state"
+	"github.com/pgcutover/pgcutover/internal/step"
+	"github.com/pgcutover/pgcutover/publisher"
+)
+
+// resolveBound is how long a lost answer to the COMMIT is looked for.
+const resolveBound = 30 * time.Second
+
+// commitBound is how long the answer to the COMMIT is waited for. A network
+// that swallows everything must not keep the tool from asking new, which may
+// have the decision long since.
+const commitBound = 5 * time.Second
+
+// relockBound is how long the one-tool lock is waited for in one look, round
+// trips to a distant server included.
+const relockBound = 2 * time.Second
+
+func (c *Cutover) decideStep() step.Step {
+	return step.Step{
+		Name:       "decide",
+		About:      "close the fence on old and record the decision, in one COMMIT",
+		Bound:      commitBound + resolveBound + 10*time.Second,
+		Do:         c.decide,
+		Final:      true,
+		Statements: c.decideStatements,
+	}
+}
+
+// decideSQL records the decision; the row travels to new and opens it.
+const decideSQL = `insert into pgcutover.decision_forward (attempt, stream) values ($1, 0)`
+
+// closeTurnSQL says on old that it does not take writes any more.
+const closeTurnSQL = `update pgcutover.turn set open = false where attempt = $1 and open`
+
+func (c *Cutover) decideStatements() ([]step.Statement, error) {
+	return []step.Statement{
+		{Server: "old", SQL: fence.ClosedSQL(c.Old, c.Settings.OnClosed, c.Move.Old.Database, time.Now()), Why: "close the fence"},
+		{Server: "old", SQL: fence.ReadOnlySQL(c.Old.Database(), true), Why: "what multihost clients look at"},
+		{Server: "old", SQL: closeTurnSQL},
+		{Server: "old", SQL: decideSQL},
+		{Server: "old", SQL: "commit", Why: "the point of no return"},
+	}, nil
+}
+
+type decideFacts struct {
+	CommitMS float64 `json:"commit_ms"`
+	Resolved bool    `json:"resolved,omitempty"` // the answer was lost and looked up
+}
+
+// decide is the lease's COMMIT. An error that wraps step.ErrUndecided means
+// that its answer was lost and could not be looked up.
+func (c *Cutover) decide(ctx context.Context) (any, error) {
+	if there, err := c.alreadyDecided(ctx); there || err != nil {
+		return decideFacts{Resolved: true}, err
+	}
+	began := time.Now()
+	err := c.lease.Transaction(func(q state.Querier) error { return c.close(ctx, q) })
+	if err != nil {
+		c.lease.Rollback(context.WithoutCancel(ctx))
+		return nil, fmt.Errorf("%w: %w", step.ErrRefuted, err)
+	}
+	answer, cancel := context.WithTimeout(ctx, commitBound)
+	defer cancel()
+	err = c.lease.Commit(answer)
+	facts := decideFacts{CommitMS: ms(time.Since(began))}
+	switch {
+	case err == nil:
+	case publisher.Refused(err):
+		return nil, fmt.Errorf("%w: committing the decision: %w", step.ErrRefuted, err)
+	default:
+		step.Progress(ctx, "the answer to COMMIT was lost: looking for the decision")
+		facts.Resolved = true
+		if err := c.resolve(ctx, err); err != nil {
+			return nil, err
+		}
+	}
+	c.decided = true
+	return facts, nil
+}
+
+// alreadyDecided is for a resumed run: the row is there.
+func (c *Cutover) alreadyDecided(ctx context.Context) (bool, error) {
+	if c.decided {
+		return true, nil
+	}
+	decided, err := state.Decided(ctx, c.Old.Pool(), c.attempt)
+	switch {
+	case err != nil && c.frozenAt.IsZero(): // an earlier process may have sent the COMMIT
+		return false, fmt.Errorf("%w: %w", step.ErrUndecided, err)
+	case err != nil:
+		return false, fmt.Errorf("%w: %w", step.ErrRefuted, err)
+	}
+	c.decided = decided
+	return decided, nil
+}
+
+// close runs in the lease's transaction: everything that the COMMIT makes true.
+func (c *Cutover) close(ctx context.Context, q state.Querier) error {
+	t, err := state.ReadTurn(ctx, q)
+	if err != nil {
+		return err
+	}
+	if t.Attempt != c.attempt || !t.Open {
+		return fmt.Errorf("deciding attempt %d while attempt %d has the turn: %w", c.attempt, t.Attempt, fence.ErrNotMine)
+	}
+	if err := fence.AllFenced(ctx, q, c.Move.Name); err != nil {
+		return err
+	}
+	for _, sql := range []string{
+		fence.ClosedSQL(c.Old, c.Settings.OnClosed, c.Move.Old.Database, time.Now()),
+		fence.ReadOnlySQL(c.Old.Database(), true),
+	} {
+		if _, err := q.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("closing the fence on the old server: %w", err)
+		}
+	}
+	if _, err := q.Exec(ctx, closeTurnSQL, c.attempt); err != nil {
+		return fmt.Errorf("closing the turn on the old server: %w", err)
+	}
+	if _, err := q.Exec(ctx, decideSQL, c.attempt); err != nil {
+		return fmt.Errorf("recording the decision: %w", err)
+	}
+	return nil
+}
+
+// resolve finds out what became of a COMMIT whose answer was lost. The row,
+// seen on either server, is a yes at once. Its absence is a no only under the
+// one-tool lock, which the committing session holds until its COMMIT has
+// landed or died.
+func (c *Cutover) resolve(ctx context.Context, lost error) error {
+	bound := c.resolveWithin
+	if bound == 0 {
+		bound = resolveBound
+	}
+	var yes, no bool
+	err := pg.Wait(ctx, "what became of the COMMIT", 100*time.Millisecond, bound, func(text string) { step.Progress(ctx, "%s", text) },
+		func(ctx context.Context) (bool, string, error) {
+			var detail string
+			yes, no, detail = c.look(ctx)
+			return yes || no, detail, nil
+		})
+	switch {
+	case yes:
+		return nil
+	case no:
+		return fmt.Errorf("%w: committing the decision: %w", step.ErrRefuted, lost)
+	}
+	return hint.With(fmt.Errorf("%w: %w: %w", step.ErrUndecided, err, lost),
+		"nothing was undone: if the decision was made, the guard opens the new server by itself; as soon as the old server can be reached, run: pgcutover resume")
+}
+
+// look asks both servers once.
+func (c *Cutover) look(ctx context.Context) (yes, no bool, detail string) {
+	once, cancel := context.WithTimeout(ctx, relockBound+3*time.Second)
+	defer cancel()
+	if there, err := state.Decided(once, c.New.Pool(), c.attempt); err == nil && there {
+		return true, false, ""
+	}
+	there, err := state.Decided(once, c.Old.Pool(), c.attempt)
+	if err != nil {
+		return false, false, fmt.Sprintf("the old server does not answer: %v", err)
+	}
+	if there {
+		return true, false, ""
+	}
+	if err := c.relock(once); err != nil {
+		if errors.Is(err, pg.ErrLockHeld) {
+			return false, false, "the committing session still lives"
+		}
+		return false, false, fmt.Sprintf("taking the one-tool lock: %v", err)
+	}
+	// Under the lock, so this answer is the last word.
+	there, err = state.Decided(once, c.Old.Pool(), c.attempt)
+	return err == nil && there, err == nil && !there, ""
+}
+
+// relock takes the one-tool lock in a new session, unless it is held already.
+func (c *Cutover) relock(ctx context.Context) error {
+	if c.lease != nil && c.lease.Alive() == nil {
+		return nil
+	}
+	lease, err := publisher.TakeLock(ctx, c.Old, relockBound)
+	if err != nil {
+		return err
+	}
+	c.unlock(ctx)
+	c.lease = lease
+	return nil
+}

@@ -1,0 +1,24 @@
+package cutover
+
+import (
+	"context"
+	"time"
+
+	"github.com/pgcutover/pgcutover/internal/state"
+)
+
+// SetResolveBound changes how long a lost answer is looked for.
+func SetResolveBound(c *Cutover, d time.Duration) { c.resolveWithin = d }
+
+// Begin takes the one-tool lock and the next attempt, as Run does before the
+// first step, and returns what gives the lock back.
+func Begin(ctx context.Context, c *Cutover) (end func(), err error) {
+	if err := c.lock(ctx); err != nil {
+		return nil, err
+	}
+	if c.attempt, err = state.TakeAttempt(ctx, c.Old, c.New); err != nil {
+		c.unlock(ctx)
+		return nil, err
+	}
+	return func() { c.unlock(ctx) }, nil
+}

@@ -1,0 +1,36 @@
+package cutover
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/pgcutover/pgcutover/fence"
+	"github.com/pgcutover/pgcutover/internal/step"
+)
+
+func (c *Cutover) guardStep() step.Step {
+	return step.Step{
+		Name:       "guard",
+		About:      "arm the guard: when the decision of this attempt arrives on new, it opens new by itself",
+		Bound:      10 * time.Second,
+		Do:         c.arm,
+		Undo:       c.disarm,
+		UndoLast:   true, // only after it is certain that there is no decision
+		Statements: step.Fixed(step.Statement{Server: "new", SQL: fence.ArmSQL}),
+		UndoStatements: step.Fixed(
+			step.Statement{Server: "new", SQL: fence.DisarmSQL}),
+	}
+}
+
+func (c *Cutover) arm(ctx context.Context) (any, error) {
+	return nil, fence.Arm(ctx, c.New, c.attempt)
+}
+
+func (c *Cutover) disarm(ctx context.Context) error {
+	err := fence.Disarm(ctx, c.New, c.attempt)
+	if errors.Is(err, fence.ErrNotMine) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,53 @@
+package cutover
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/pgcutover/pgcutover/fence"
+	"github.com/pgcutover/pgcutover/internal/pg"
+	"github.com/pgcutover/pgcutover/internal/step"
+)
+
+func (c *Cutover) openStep() step.Step {
+	return step.Step{
+		Name:       "open",
+		About:      "open the fence on new, if the decision is there or the marker proves that all else is",
+		Bound:      time.Minute,
+		Do:         c.open,
+		Statements: step.Fixed(step.Statement{Server: "new", SQL: fence.OpenNowSQL, Why: "in one transaction that holds the turn and sees the decision, or knows it from old and sees the marker"}),
+	}
+}
+
+type openFacts struct {
+	By      string  `json:"by"` // tool or guard
+	PauseMS float64 `json:"pause_ms,omitempty"`
+}
+
+func (c *Cutover) open(ctx context.Context) (any, error) {
+	facts := openFacts{By: "guard"}
+	err := pg.Wait(ctx, "the condition for opening the new server", 5*time.Millisecond, 50*time.Second, func(text string) { step.Progress(ctx, "%s", text) },
+		func(ctx context.Context) (bool, string, error) {
+			opened, err := fence.Open(ctx, c.New, c.attempt, c.decided)
+			if errors.Is(err, fence.ErrNotYet) {
+				return false, "neither the decision nor the marker is there yet", nil
+			}
+			if err != nil && pg.Lost(err) && !errors.Is(err, fence.ErrNotMine) {
+				return false, err.Error(), nil // new restarts or the network broke: the transaction is asked again
+			}
+			if opened {
+				facts.By = "tool"
+			}
+			return err == nil, "", err
+		})
+	if err != nil {
+		return nil, err
+	}
+	c.decided = true
+	if !c.frozenAt.IsZero() {
+		c.pause = time.Since(c.frozenAt)
+		facts.PauseMS = ms(c.pause)
+	}
+	return facts, nil
+}

@@ -1,0 +1,129 @@
+package cutover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pgcutover/pgcutover/internal/hint"
+	"github.com/pgcutover/pgcutover/internal/journal"
+	"github.com/pgcutover/pgcutover/internal/step"
+	"github.com/pgcutover/pgcutover/sequences"
+)
+
+func (c *Cutover) sequencesStep() step.Step {
+	return step.Step{
+		Name:       "sequences",
+		About:      "read all sequences on old again; on new set those that used up what they were given",
+		Bound:      c.Settings.MaxPause,
+		Do:         c.frozen(c.setSequencesAgain),
+		Statements: step.Fixed(step.Statement{Server: "new", SQL: "select setval(<sequence>, <value>, false)", Why: "only those that outran their margin since step ahead"}),
+	}
+}
+
+// planSequences reads both servers and says what each sequence on new is to be
+// set to.
+func (c *Cutover) planSequences(ctx context.Context) ([]sequences.Change, error) {
+	onOld, err := sequences.Read(ctx, c.Old.Pool(), c.Old.Version())
+	if err != nil {
+		return nil, fmt.Errorf("reading the sequences of the old server: %w", err)
+	}
+	onNew, err := sequences.Read(ctx, c.New.Pool(), c.New.Version())
+	if err != nil {
+		return nil, fmt.Errorf("reading the sequences of the new server: %w", err)
+	}
+	changes, problems := sequences.Plan(onOld, onNew, c.Settings.Margin)
+	var errs []error
+	for _, p := range problems {
+		if p.Blocking {
+			errs = append(errs, hint.With(fmt.Errorf("%w: sequence %s: %s", ErrBlocked, p.Ident(), p.Text), p.Hint))
+		}
+	}
+	return changes, errors.Join(errs...)
+}
+
+// setSequencesAhead sets all sequences on new past old's values plus margin,
+// before the pause.
+func (c *Cutover) setSequencesAhead(ctx context.Context) error {
+	changes, err := c.planSequences(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := sequences.Apply(ctx, c.New.Pool(), changes, sequences.Options{}); err != nil {
+		return fmt.Errorf("on the new server: %w", err)
+	}
+	c.given = changes
+	return nil
+}
+
+// sequenceFacts are what was set in the pause, or after the switch.
+type sequenceFacts struct {
+	Read  int                `json:"read"`
+	Again []sequences.Change `json:"again,omitempty"`
+	TookM float64            `json:"took_ms"`
+}
+
+func (c *Cutover) setSequencesAgain(ctx context.Context) (any, error) {
+	began := time.Now()
+	// Sessions on old live on for a moment and may call nextval by itself: half
+	// of the margin must be left for them.
+	again, err := c.followSequences(ctx, c.Settings.Margin/2)
+	if err != nil {
+		return nil, err
+	}
+	return sequenceFacts{Read: len(c.given), Again: again, TookM: ms(time.Since(began))}, nil
+}
+
+// followSequences sets those sequences on new again that have fewer than
+// reserve numbers left of what they were given.
+func (c *Cutover) followSequences(ctx context.Context, reserve int64) ([]sequences.Change, error) {
+	refs := make([]sequences.Ref, len(c.given))
+	for i, g := range c.given {
+		refs[i] = g.Ref
+	}
+	now, err := sequences.ReadValues(ctx, c.Old.Pool(), c.Old.Version(), refs)
+	if err != nil {
+		return nil, fmt.Errorf("reading the sequences of the old server: %w", err)
+	}
+	again := sequences.Outran(now, c.given, c.Settings.Margin, reserve)
+	if len(again) == 0 {
+		return nil, nil
+	}
+	if _, err := sequences.Apply(ctx, c.New.Pool(), again, sequences.Options{Fast: true}); err != nil {
+		return nil, fmt.Errorf("on the new server: %w", err)
+	}
+	c.given = sequences.Merge(c.given, again)
+	return again, nil
+}
+
+// raiseSequences looks at old once more when its sessions are gone: values
+// that they took meanwhile by nextval alone must not be handed out on new.
+func (c *Cutover) raiseSequences(ctx context.Context) (int, []string, error) {
+	again, err := c.followSequences(ctx, 0)
+	if err != nil {
+		return 0, nil, err
+	}
+	var warnings []string
+	for _, change := range again {
+		if change.Overlap != nil {
+			warnings = append(warnings, fmt.Sprintf("sequence %s: %s", change.Ident(), strings.Join(change.Warnings, "; ")))
+		}
+	}
+	return len(again), warnings, nil
+}
+
+// remember gives a resumed run what the interrupted one set.
+func (c *Cutover) remember(log *journal.Log) error {
+	var ahead aheadFacts
+	if _, err := log.Facts("ahead", &ahead); err != nil {
+		return err
+	}
+	var again sequenceFacts
+	if _, err := log.Facts("sequences", &again); err != nil {
+		return err
+	}
+	c.given = sequences.Merge(ahead.Given, again.Again)
+	return nil
+}

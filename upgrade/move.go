@@ -1,0 +1,195 @@
+package upgrade
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pgcutover/pgcutover/cutover"
+	"github.com/pgcutover/pgcutover/internal/pg"
+	"github.com/pgcutover/pgcutover/internal/state"
+	"github.com/pgcutover/pgcutover/internal/step"
+	"github.com/pgcutover/pgcutover/preflight"
+	"github.com/pgcutover/pgcutover/schema"
+	"github.com/pgcutover/pgcutover/traffic"
+	"github.com/pgcutover/pgcutover/warmup"
+)
+
+// Options are the inputs of a move; they do not change while it runs.
+type Options struct {
+	Name             string
+	Old, New         Endpoint
+	Include, Exclude []string // table patterns
+	IndexJobs        int      // indexes built at the same time on new
+	Warm             warmup.WarmOptions
+	Analyze          warmup.AnalyzeOptions
+	Margin           int64 // steps that sequences are set ahead
+	Cutover          cutover.Settings
+	Traffic          []traffic.Driver
+	Hooks            traffic.Hooks
+	WALWarn          int64 // bytes of retained WAL that status warns about, 0 for never
+	FailoverPaused   bool  // the operator has paused the failover of old's standbys
+}
+
+// Endpoint is how one server is reached.
+type Endpoint struct {
+	URL     string
+	PeerURL string // how the other server reaches it; empty means URL
+}
+
+// Move is an opened move: both servers are connected. Close it.
+type Move struct {
+	Options  Options
+	Old, New *pg.Server
+	Observer step.Observer
+	scope    preflight.Scope
+}
+
+// Open connects to both servers.
+func Open(ctx context.Context, o Options, observer step.Observer) (*Move, error) {
+	if observer == nil {
+		observer = step.NopObserver{}
+	}
+	m := &Move{Options: o, Observer: observer, scope: preflight.Scope{Include: o.Include, Exclude: o.Exclude}}
+	var errOld, errNew error
+	m.Old, errOld = pg.Open(ctx, pg.Options{Side: pg.Old, URL: o.Old.URL, PeerURL: o.Old.PeerURL, Move: o.Name})
+	m.New, errNew = pg.Open(ctx, pg.Options{Side: pg.New, URL: o.New.URL, PeerURL: o.New.PeerURL, Move: o.Name})
+	if err := errors.Join(errOld, errNew); err != nil {
+		m.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+// OpenOld connects to the old server only, for removing a move whose new
+// server is gone.
+func OpenOld(ctx context.Context, o Options, observer step.Observer) (*Move, error) {
+	if observer == nil {
+		observer = step.NopObserver{}
+	}
+	m := &Move{Options: o, Observer: observer}
+	var err error
+	m.Old, err = pg.Open(ctx, pg.Options{Side: pg.Old, URL: o.Old.URL, PeerURL: o.Old.PeerURL, Move: o.Name})
+	return m, err
+}
+
+// Close ends all connections.
+func (m *Move) Close() {
+	for _, s := range []*pg.Server{m.Old, m.New} {
+		if s != nil {
+			s.Close()
+		}
+	}
+}
+
+// lockBound is how long a command waits for the one-tool lock.
+const lockBound = 10 * time.Second
+
+// locked runs f while the one-tool lock is held on old; losing it cancels f's
+// context.
+func (m *Move) locked(ctx context.Context, purpose string, f func(context.Context) error) error {
+	held, release, err := pg.HoldLock(ctx, m.Old, purpose, lockBound)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return f(held)
+}
+
+// NewCutover returns a cutover of this move, after comparing both servers with
+// those that the move was started with.
+func (m *Move) NewCutover(ctx context.Context) (*cutover.Cutover, error) {
+	recorded, err := state.Verify(ctx, m.Options.Name, m.Old, m.New)
+	if err != nil {
+		return nil, err
+	}
+	return m.cutover(*recorded), nil
+}
+
+func (m *Move) cutover(recorded state.Move) *cutover.Cutover {
+	settings := m.Options.Cutover
+	settings.Margin = m.Options.Margin
+	settings.AnalyzeJobs = m.Options.Analyze.Jobs
+	settings.InScope = m.scope.Match
+	return &cutover.Cutover{
+		Old: m.Old, New: m.New, Move: recorded, Settings: settings,
+		Drivers: m.Options.Traffic, Hooks: m.Options.Hooks, Observer: m.Observer,
+		Gates: m.gates,
+	}
+}
+
+// ErrBlockers is wrapped when checks found blockers; the report says which.
+var ErrBlockers = errors.New("checks found blockers")
+
+// Check runs every preflight check. It changes nothing.
+func (m *Move) Check(ctx context.Context) (preflight.Report, error) {
+	return preflight.Run(ctx, m.pair(), preflight.All(), checkJobs)
+}
+
+const checkJobs = 4
+
+// syncWorkers is how many tables Postgres copies at a time unless
+// max_sync_workers_per_subscription says otherwise.
+const syncWorkers = 2
+
+func (m *Move) pair() *preflight.Pair {
+	return &preflight.Pair{Old: m.Old, New: m.New, Scope: m.scope,
+		Settings: preflight.Settings{SyncWorkers: syncWorkers, FailoverPaused: m.Options.FailoverPaused}}
+}
+
+// gates are the preflight checks that the cutover repeats.
+func (m *Move) gates(ctx context.Context) error {
+	report, err := preflight.Run(ctx, m.pair(), preflight.Gates(), checkJobs)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, f := range report.Blockers() {
+		errs = append(errs, blocker(f))
+	}
+	if err := m.schemaGate(ctx); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func blocker(f preflight.Finding) error {
+	text := fmt.Sprintf("%s: %s: %s", f.ID, f.Object, f.Seen)
+	return cutover.Blocked(f.Fix, text)
+}
+
+// schemaGate compares the schema of both servers: a change made on old since
+// start would be missing on new.
+func (m *Move) schemaGate(ctx context.Context) error {
+	differences, err := m.SchemaDiff(ctx)
+	if err != nil || len(differences) == 0 {
+		return err
+	}
+	text := make([]string, 0, maxShown+1)
+	for i, d := range differences {
+		if i == maxShown {
+			text = append(text, fmt.Sprintf("and %d more", len(differences)-i))
+			break
+		}
+		text = append(text, d.String())
+	}
+	return cutover.Blocked("bring the new server's schema in line, or run pgcutover abort, then start", "the schemas differ: "+strings.Join(text, "; "))
+}
+
+// maxShown is how many of a list of objects go into one message.
+const maxShown = 10
+
+// SchemaDiff lists what differs between the schemas of both servers.
+func (m *Move) SchemaDiff(ctx context.Context) ([]schema.Difference, error) {
+	onOld, err := schema.Fingerprint(ctx, m.Old)
+	if err != nil {
+		return nil, err
+	}
+	onNew, err := schema.Fingerprint(ctx, m.New)
+	if err != nil {
+		return nil, err
+	}
+	return schema.Diff(onOld, onNew), nil
+}

@@ -1,0 +1,373 @@
+package upgrade
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/pgcutover/pgcutover/fence"
+	"github.com/pgcutover/pgcutover/internal/hint"
+	"github.com/pgcutover/pgcutover/internal/journal"
+	"github.com/pgcutover/pgcutover/internal/pg"
+	"github.com/pgcutover/pgcutover/internal/state"
+	"github.com/pgcutover/pgcutover/internal/step"
+	"github.com/pgcutover/pgcutover/preflight"
+	"github.com/pgcutover/pgcutover/publisher"
+	"github.com/pgcutover/pgcutover/schema"
+	"github.com/pgcutover/pgcutover/subscriber"
+	"github.com/pgcutover/pgcutover/warmup"
+)
+
+// List is what the journal calls the phases of a move.
+const List = "start"
+
+// long bounds phases whose time depends on the data.
+const long = 30 * 24 * time.Hour
+
+// Phases returns what start does, in order, after preflight.
+func (m *Move) Phases() []step.Step { return (&start{Move: m}).phases() }
+
+// start is one run of Start.
+type start struct {
+	*Move
+	recorded state.Move
+}
+
+func (s *start) phases() []step.Step {
+	return []step.Step{
+		{Name: "prepare", About: "make the fence's functions on both servers; close new for client writes", Bound: time.Minute,
+			Do: s.prepare, Statements: s.prepareStatements},
+		{Name: "schema", About: "copy the tables' definitions and their identity indexes to new", Bound: 6 * time.Hour,
+			Do: s.schema, Statements: step.Fixed(
+				step.Statement{Server: "old", SQL: "-- pg_dump --format=custom --schema-only"},
+				step.Statement{Server: "new", SQL: "-- pg_restore: pre-data, then primary keys and replica identities"})},
+		{Name: "publish", About: "make the publication, then the slot, on old", Bound: 30 * time.Minute,
+			Do: s.publish, Statements: s.publishStatements},
+		{Name: "subscribe", About: "make the subscription on new, with an owner of its own, and enable it", Bound: 5 * time.Minute,
+			Do: s.subscribe, Statements: s.subscribeStatements},
+		{Name: "copy", About: "wait while Postgres copies the tables", Bound: long, Do: s.copy},
+		{Name: "index", About: "restore the rest of the schema on new: indexes, foreign keys, triggers, views", Bound: long,
+			Do: s.index, Statements: step.Fixed(
+				step.Statement{Server: "new", SQL: subscriber.DisableSQL(s.Options.Name)},
+				step.Statement{Server: "new", SQL: "-- pg_restore: post-data"},
+				step.Statement{Server: "new", SQL: subscriber.EnableSQL(s.Options.Name)})},
+		{Name: "catch-up", About: "wait until new is close behind old", Bound: long, Do: s.catchUp},
+		{Name: "refresh", About: "refresh the materialized views on new that are filled on old", Bound: 24 * time.Hour, Do: s.refresh,
+			Statements: step.Fixed(step.Statement{Server: "new", SQL: "refresh materialized view <every one that is filled on old>"})},
+		{Name: "warm", About: "read recent rows on new, so that they are in its cache", Bound: 2 * time.Hour, Do: s.warm},
+		{Name: "analyze", About: "make planner statistics on new, in stages", Bound: 24 * time.Hour, Do: s.analyze,
+			Statements: step.Fixed(step.Statement{Server: "new", SQL: "analyze <every table>"})},
+	}
+}
+
+// Start does the phases that are not done yet, up to and including until
+// (empty for all). Running it again continues. Blockers found by preflight
+// come back with the report and ErrBlockers.
+func (m *Move) Start(soft, hard context.Context, until string) (preflight.Report, error) {
+	if err := m.knownPhase(until); err != nil {
+		return preflight.Report{}, err
+	}
+	report, err := m.Check(soft)
+	if err != nil {
+		return report, err
+	}
+	if n := len(report.Blockers()); n > 0 {
+		return report, fmt.Errorf("%w: %d", ErrBlockers, n)
+	}
+	return report, m.locked(soft, "start", func(ctx context.Context) error {
+		recorded, err := m.record(ctx)
+		if err != nil {
+			return err
+		}
+		s := &start{Move: m, recorded: *recorded}
+		return s.run(ctx, hard, until)
+	})
+}
+
+func (m *Move) knownPhase(name string) error {
+	if name == "" {
+		return nil
+	}
+	var names []string
+	for _, p := range m.Phases() {
+		if p.Name == name {
+			return nil
+		}
+		names = append(names, p.Name)
+	}
+	return fmt.Errorf("there is no phase %q: the phases are %v", name, names)
+}
+
+// record makes schema pgcutover on both servers, with the identity of both,
+// and, before anything else changes on new, what new looks like.
+func (m *Move) record(ctx context.Context) (*state.Move, error) {
+	now, err := state.Observe(ctx, m.Options.Name, m.Old, m.New)
+	if err != nil {
+		return nil, err
+	}
+	have, err := state.Load(ctx, m.New)
+	if err != nil {
+		return nil, err
+	}
+	var before schema.State
+	if have == nil {
+		if before, err = schema.Snapshot(ctx, m.New); err != nil {
+			return nil, err
+		}
+	}
+	for _, s := range []*pg.Server{m.Old, m.New} {
+		if err := state.Create(ctx, s, *now); err != nil {
+			return nil, err
+		}
+	}
+	if have == nil {
+		if err := state.SetBefore(ctx, m.New, before); err != nil {
+			return nil, err
+		}
+	}
+	return now, nil
+}
+
+func (s *start) run(ctx, hard context.Context, until string) error {
+	phases := s.phases()
+	log, err := journal.Open(ctx, state.Journal{Server: s.New}, journal.Spec{List: List, Steps: step.Journal(phases), Rerunnable: true})
+	if err != nil {
+		return err
+	}
+	runner := &step.Runner{Log: log, Steps: phases, Observer: s.Observer, Keep: true}
+	if until != "" {
+		stop, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		runner.Observer = &untilObserver{Observer: s.Observer, until: until, stop: func() { cancel(errUntil) }}
+		ctx = stop
+	}
+	err = runner.Run(ctx, hard)
+	if errors.Is(err, errUntil) {
+		return nil
+	}
+	return err
+}
+
+// errUntil stops a start that was asked to go to a phase only.
+var errUntil = errors.New("stopped after the phase that was asked for")
+
+type untilObserver struct {
+	step.Observer
+	until string
+	stop  func()
+}
+
+func (u *untilObserver) StepDone(s step.Step, facts any, took time.Duration) {
+	u.Observer.StepDone(s, facts, took)
+	if s.Name == u.until {
+		u.stop()
+	}
+}
+
+func (u *untilObserver) StepSkipped(s step.Step, i, n int) {
+	u.Observer.StepSkipped(s, i, n)
+	if s.Name == u.until {
+		u.stop()
+	}
+}
+
+func (s *start) prepare(ctx context.Context) (any, error) {
+	onClosed := s.Options.Cutover.OnClosed
+	if err := fence.Install(ctx, s.Old, onClosed, s.recorded.Old.Database); err != nil {
+		return nil, err
+	}
+	if err := fence.Install(ctx, s.New, onClosed, s.recorded.New.Database); err != nil {
+		return nil, err
+	}
+	return nil, fence.SetReadOnly(ctx, s.New, true)
+}
+
+func (s *start) prepareStatements() ([]step.Statement, error) {
+	var out []step.Statement
+	for _, server := range []*pg.Server{s.Old, s.New} {
+		for _, sql := range append(state.Statements(), fence.InstallStatements(server, s.Options.Cutover.OnClosed)...) {
+			out = append(out, step.Statement{Server: string(server.Side()), SQL: sql})
+		}
+	}
+	return append(out, step.Statement{Server: "new", SQL: fence.ReadOnlySQL(s.New.Database(), true), Why: "multihost clients keep to old"}), nil
+}
+
+type schemaFacts struct {
+	Fenced int `json:"fenced"`
+}
+
+func (s *start) schema(ctx context.Context) (any, error) {
+	if err := s.restore(ctx, schema.PreData, schema.Identity); err != nil {
+		return nil, err
+	}
+	n, err := fence.Attach(ctx, s.New, 10*time.Minute, func(text string) { step.Progress(ctx, "%s", text) })
+	return schemaFacts{Fenced: n}, err
+}
+
+// restore brings the given sections to new, unless the catalogs say that all
+// of it is there. What an earlier start has brought is left as it is.
+func (s *start) restore(ctx context.Context, sections ...schema.Section) error {
+	missing, err := schema.Missing(ctx, s.Old, s.New, sections...)
+	if err != nil || len(missing) == 0 {
+		return err
+	}
+	archive, err := s.dump(ctx)
+	if err != nil {
+		return err
+	}
+	defer archive.Close() //nolint:errcheck // a temporary folder
+	for _, section := range sections {
+		step.Progress(ctx, "restoring %s", section)
+		options := schema.RestoreOptions{Resume: true, Progress: func(text string) { step.Progress(ctx, "%s", text) }}
+		if section == schema.PostData {
+			options.Jobs = s.Options.IndexJobs
+		}
+		if err := archive.Restore(ctx, s.New, section, options); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *start) dump(ctx context.Context) (*schema.Archive, error) {
+	step.Progress(ctx, "running pg_dump on the old server")
+	return schema.Dump(ctx, s.Old, os.TempDir())
+}
+
+type publishFacts struct {
+	Tables     int    `json:"tables"`
+	Consistent string `json:"consistent_point"`
+}
+
+func (s *start) publish(ctx context.Context) (any, error) {
+	tables, err := publisher.Tables(ctx, s.Old, s.scope.Match)
+	if err != nil {
+		return nil, err
+	}
+	if len(tables) == 0 {
+		return nil, hint.With(errors.New("no table is in scope: there is nothing to move"), "look at tables.include and tables.exclude")
+	}
+	if err := publisher.EnsurePublication(ctx, s.Old, tables); err != nil {
+		return nil, err
+	}
+	lsn, err := publisher.EnsureSlot(ctx, s.Old, 20*time.Minute, func(text string) { step.Progress(ctx, "%s", text) })
+	if err != nil {
+		return nil, err
+	}
+	return publishFacts{Tables: len(tables), Consistent: lsn.String()}, nil
+}
+
+func (s *start) publishStatements() ([]step.Statement, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	tables, err := publisher.Tables(ctx, s.Old, s.scope.Match)
+	if err != nil {
+		return nil, err
+	}
+	return []step.Statement{
+		{Server: "old", SQL: publisher.CreatePublicationSQL(s.Options.Name, tables)},
+		{Server: "old", SQL: publisher.CreateSlotStatement(s.Options.Name), Why: "over the replication protocol"},
+	}, nil
+}
+
+func (s *start) subscribe(ctx context.Context) (any, error) {
+	owner, err := subscriber.EnsureRole(ctx, s.New)
+	if err != nil {
+		return nil, err
+	}
+	conninfo, err := s.Old.Peer()
+	if err != nil {
+		return nil, err
+	}
+	if err := subscriber.Ensure(ctx, s.New, conninfo, owner); err != nil {
+		return nil, err
+	}
+	return nil, subscriber.SetEnabled(ctx, s.New, true)
+}
+
+func (s *start) subscribeStatements() ([]step.Statement, error) {
+	name := s.Options.Name
+	return []step.Statement{
+		{Server: "new", SQL: subscriber.CreateRoleSQL(name), Why: "only when the tool is a superuser; else its own role owns the subscription"},
+		{Server: "new", SQL: subscriber.RoleSettingSQL(subscriber.RoleName(name), s.New.Database()), Why: "triggers in apply workers may write"},
+		{Server: "new", SQL: subscriber.CreateStatement(s.New, "<connection to old>")},
+		{Server: "new", SQL: subscriber.EnableSQL(name)},
+	}, nil
+}
+
+func (s *start) copy(ctx context.Context) (any, error) {
+	return nil, subscriber.WaitReady(ctx, s.New, func(text string) { step.Progress(ctx, "%s", text) })
+}
+
+// index stops the apply worker meanwhile: building indexes and foreign keys
+// beside it could deadlock with it, and it would wait anyway.
+func (s *start) index(ctx context.Context) (any, error) {
+	if err := s.restorePostData(ctx); err != nil {
+		return nil, err
+	}
+	n, err := fence.Attach(ctx, s.New, 10*time.Minute, func(text string) { step.Progress(ctx, "%s", text) })
+	return schemaFacts{Fenced: n}, err
+}
+
+func (s *start) restorePostData(ctx context.Context) (err error) {
+	if err := subscriber.SetEnabled(ctx, s.New, false); err != nil {
+		return err
+	}
+	// Whatever happens: the stream must not stand still, and retain WAL, while
+	// somebody reads an error.
+	defer func() {
+		again, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		err = errors.Join(err, subscriber.SetEnabled(again, s.New, true))
+	}()
+	if err := subscriber.WaitStopped(ctx, s.New, time.Minute); err != nil {
+		return err
+	}
+	return s.restore(ctx, schema.PostData)
+}
+
+type lagFacts struct {
+	Bytes int64 `json:"lag_bytes"`
+}
+
+func (s *start) catchUp(ctx context.Context) (any, error) {
+	var lag publisher.Lag
+	err := pg.Wait(ctx, "the new server to catch up", 200*time.Millisecond, 0, func(text string) { step.Progress(ctx, "%s", text) },
+		func(ctx context.Context) (bool, string, error) {
+			var err error
+			if lag, err = publisher.ReadLag(ctx, s.Old); err != nil {
+				return false, "", err
+			}
+			if !lag.Connected {
+				return false, "the new server does not stream (its apply worker starts within wal_retrieve_retry_interval)", nil
+			}
+			return lag.Bytes <= s.Options.Cutover.MaxLag, fmt.Sprintf("%d bytes behind", lag.Bytes), nil
+		})
+	return lagFacts{lag.Bytes}, err
+}
+
+func (s *start) refresh(ctx context.Context) (any, error) {
+	return nil, schema.Refresh(ctx, s.Old, s.New, func(text string) { step.Progress(ctx, "%s", text) })
+}
+
+func (s *start) warm(ctx context.Context) (any, error) {
+	report, err := s.Warm(ctx)
+	return report, err
+}
+
+func (s *start) analyze(ctx context.Context) (any, error) {
+	report, err := s.Analyze(ctx)
+	return report, err
+}
+
+// Warm reads recent rows on new.
+func (m *Move) Warm(ctx context.Context) (warmup.WarmReport, error) {
+	return warmup.Warm(ctx, m.New, m.Options.Warm)
+}
+
+// Analyze makes planner statistics on new, in stages.
+func (m *Move) Analyze(ctx context.Context) (warmup.AnalyzeReport, error) {
+	return warmup.Analyze(ctx, m.New, m.Options.Analyze)
+}

@@ -1,0 +1,311 @@
+package upgrade
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgcutover/pgcutover/cutover"
+	"github.com/pgcutover/pgcutover/fence"
+	"github.com/pgcutover/pgcutover/internal/hint"
+	"github.com/pgcutover/pgcutover/internal/journal"
+	"github.com/pgcutover/pgcutover/internal/pg"
+	"github.com/pgcutover/pgcutover/internal/state"
+	"github.com/pgcutover/pgcutover/internal/step"
+	"github.com/pgcutover/pgcutover/publisher"
+	"github.com/pgcutover/pgcutover/schema"
+	"github.com/pgcutover/pgcutover/subscriber"
+)
+
+// ErrLeftovers means that something of the move could not be removed.
+var ErrLeftovers = errors.New("something of the move is left")
+
+// ErrCutOver means that the new server serves, so that abort is refused.
+var ErrCutOver = errors.New("the cutover is done")
+
+// RemoveOptions say how far Abort and Complete go.
+type RemoveOptions struct {
+	// OldOnly leaves the new server alone: for a new server that is gone.
+	OldOnly bool
+	// Force lets Abort drop objects on new that neither the move made nor old
+	// has.
+	Force bool
+	// KeepFence lets Complete leave old refusing writes.
+	KeepFence bool
+}
+
+// remover is one run of Abort or Complete.
+type remover struct {
+	*Move
+	options      RemoveOptions
+	subscription uint32 // OID that the subscription had
+	newSystem    string // system identifier of new, for its table synchronization slots
+}
+
+// Abort removes all that the move has made on both servers, before a cutover,
+// and proves it. The copied schema and data on new are dropped. It may be run
+// again, also after a crash.
+func (m *Move) Abort(soft, hard context.Context, o RemoveOptions) error {
+	return m.locked(soft, "abort", func(ctx context.Context) error {
+		r := &remover{Move: m, options: o}
+		if err := r.mayAbort(ctx); err != nil {
+			return err
+		}
+		return r.run(ctx, hard, "abort", r.AbortSteps())
+	})
+}
+
+// Complete removes all that the move has made on both servers, after a
+// cutover, and proves it. Unless KeepFence is set, old takes writes again
+// afterwards: it is a server of its own from then on.
+func (m *Move) Complete(soft, hard context.Context, o RemoveOptions) error {
+	return m.locked(soft, "complete", func(ctx context.Context) error {
+		r := &remover{Move: m, options: o}
+		if err := r.mayComplete(ctx); err != nil {
+			return err
+		}
+		return r.run(ctx, hard, "complete", r.CompleteSteps())
+	})
+}
+
+// run runs a removal. Its journal is in memory: the one on new is among what
+// is removed, and every step finds out by looking what is left to do.
+func (r *remover) run(ctx, hard context.Context, list string, steps []step.Step) error {
+	log, err := journal.Open(ctx, &journal.Memory{}, journal.Spec{List: list, Steps: step.Journal(steps), Rerunnable: true})
+	if err != nil {
+		return err
+	}
+	return (&step.Runner{Log: log, Steps: steps, Observer: r.Observer, Keep: true}).Run(ctx, hard)
+}
+
+// servers returns those that are to be cleaned.
+func (r *remover) servers() []*pg.Server {
+	if r.options.OldOnly {
+		return []*pg.Server{r.Old}
+	}
+	return []*pg.Server{r.New, r.Old}
+}
+
+// mayAbort refuses another move's servers, a decided cutover and one that was
+// interrupted. Either server may have lost its state already.
+func (r *remover) mayAbort(ctx context.Context) error {
+	found, err := r.ownState(ctx)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return nil // nothing but, perhaps, leftovers: the steps look for them
+	}
+	old, err := state.Load(ctx, r.Old)
+	if err != nil || old == nil {
+		return err
+	}
+	turn, err := state.ReadTurn(ctx, r.Old.Pool())
+	if err != nil {
+		return err
+	}
+	if !turn.Open {
+		return hint.With(fmt.Errorf("%w: the new server takes the writes, there is no way back by abort", ErrCutOver), "run pgcutover complete; if the cutover was interrupted, pgcutover resume")
+	}
+	if turn.Attempt == 0 || r.options.OldOnly {
+		return nil
+	}
+	return r.notInterrupted(ctx, *old)
+}
+
+func (r *remover) notInterrupted(ctx context.Context, recorded state.Move) error {
+	if m, err := state.Load(ctx, r.New); err != nil || m == nil {
+		return err
+	}
+	err := r.cutover(recorded).Interrupted(ctx)
+	if errors.Is(err, cutover.ErrAlreadyDone) {
+		return nil
+	}
+	return err
+}
+
+// ownState checks that whatever state there is belongs to this move and these
+// servers.
+func (r *remover) ownState(ctx context.Context) (bool, error) {
+	found := false
+	for _, s := range r.servers() {
+		m, err := state.Load(ctx, s)
+		if err != nil {
+			return false, err
+		}
+		if m == nil {
+			continue
+		}
+		found = true
+		r.newSystem = m.New.System
+		if m.Name != r.Options.Name {
+			return false, hint.With(fmt.Errorf("the %s server belongs to the move %q, not %q", s.Side(), m.Name, r.Options.Name), "give that move's name")
+		}
+		if m.Side != s.Side() {
+			return false, hint.With(fmt.Errorf("the server given as %s is the %s server of the move %q", s.Side(), m.Side, m.Name), "old and new are swapped: correct the two URLs")
+		}
+	}
+	return found, nil
+}
+
+func (r *remover) mayComplete(ctx context.Context) error {
+	found, err := r.ownState(ctx)
+	if err != nil || !found {
+		return err
+	}
+	m, err := state.Load(ctx, r.New)
+	if err != nil || m == nil {
+		return err // an earlier complete came past new
+	}
+	turn, err := state.ReadTurn(ctx, r.New.Pool())
+	if err != nil {
+		return err
+	}
+	if !turn.Open {
+		return hint.With(errors.New("the old server still takes the writes: there is no cutover to complete"), "run pgcutover cutover, or pgcutover abort")
+	}
+	return r.cutover(*m).Unfinished(ctx)
+}
+
+// AbortSteps returns what Abort does, in order.
+func (r *remover) AbortSteps() []step.Step {
+	steps := r.streamSteps()
+	if !r.options.OldOnly {
+		steps = append(steps, step.Step{Name: "empty new", About: "drop the schema and data that the move brought to new", Bound: 6 * time.Hour, Do: r.emptyNew,
+			Statements: step.Fixed(step.Statement{Server: "new", SQL: "-- drop every schema, table, type, function and extension that was not there before start"})})
+	}
+	return append(steps, r.lastSteps(false)...)
+}
+
+// CompleteSteps returns what Complete does, in order.
+func (r *remover) CompleteSteps() []step.Step {
+	return append(r.streamSteps(), r.lastSteps(r.options.KeepFence)...)
+}
+
+func (r *remover) streamSteps() []step.Step {
+	name := r.Options.Name
+	var steps []step.Step
+	if !r.options.OldOnly {
+		var drop []step.Statement
+		for _, sql := range subscriber.DropStatements(name) {
+			drop = append(drop, step.Statement{Server: "new", SQL: sql})
+		}
+		steps = append(steps, step.Step{Name: "subscription", About: "drop the subscription on new", Bound: time.Minute, Do: r.dropSubscription, Statements: step.Fixed(drop...)})
+	}
+	return append(steps, step.Step{Name: "stream", About: "drop the slot and the publication on old", Bound: 2 * time.Minute, Do: r.dropStream,
+		Statements: step.Fixed(
+			step.Statement{Server: "old", SQL: "select pg_drop_replication_slot('" + publisher.StreamName(name) + "')"},
+			step.Statement{Server: "old", SQL: publisher.DropPublicationSQL(name)})})
+}
+
+func (r *remover) lastSteps(keepFence bool) []step.Step {
+	name := r.Options.Name
+	fences := step.Step{Name: "fence", About: "drop the fence triggers and reset the read-only defaults", Bound: 10 * time.Minute, Do: r.dropFences}
+	if keepFence {
+		fences = step.Step{Name: "fence", About: "drop the fence triggers on new; old goes on refusing writes", Bound: 10 * time.Minute, Do: r.dropNewFence}
+	}
+	fences.Statements = step.Fixed(
+		step.Statement{Server: "both", SQL: "drop trigger " + pgx.Identifier{fence.TriggerName(name)}.Sanitize() + " on <every table>"},
+		step.Statement{Server: "both", SQL: fence.ReadOnlySQL(r.Old.Database(), false)})
+	return []step.Step{fences,
+		{Name: "state", About: "drop the subscription's role and schema pgcutover", Bound: time.Minute, Do: r.dropState,
+			Statements: step.Fixed(step.Statement{Server: "new", SQL: "drop role " + pgx.Identifier{subscriber.RoleName(name)}.Sanitize()},
+				step.Statement{Server: "both", SQL: state.DropSQL})},
+		{Name: "proof", About: "look on both servers for anything of the move", Bound: time.Minute, Do: r.prove},
+	}
+}
+
+func (r *remover) dropSubscription(ctx context.Context) (any, error) {
+	oid, err := subscriber.Drop(ctx, r.New)
+	if oid != 0 {
+		r.subscription = oid
+	}
+	return nil, err
+}
+
+func (r *remover) dropStream(ctx context.Context) (any, error) {
+	if err := publisher.DropSyncSlots(ctx, r.Old, r.subscription, r.newSystem); err != nil {
+		return nil, err
+	}
+	if err := publisher.DropSlot(ctx, r.Old, time.Minute); err != nil {
+		return nil, err
+	}
+	return nil, publisher.DropPublication(ctx, r.Old)
+}
+
+func (r *remover) emptyNew(ctx context.Context) (any, error) {
+	var before schema.State
+	found, err := state.Before(ctx, r.New, &before)
+	if err != nil || !found {
+		return nil, err // start did not come as far as restoring anything
+	}
+	ours, err := schema.Inventory(ctx, r.Old)
+	if err != nil {
+		return nil, err
+	}
+	return nil, schema.Remove(ctx, r.New, before, schema.RemoveOptions{
+		Ours: ours, Force: r.options.Force, Progress: func(text string) { step.Progress(ctx, "%s", text) },
+	})
+}
+
+func (r *remover) dropFences(ctx context.Context) (any, error) {
+	for _, s := range r.servers() {
+		if _, err := fence.Detach(ctx, s, 5*time.Minute, func(text string) { step.Progress(ctx, "%s", text) }); err != nil {
+			return nil, err
+		}
+		if err := fence.SetReadOnly(ctx, s, false); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+func (r *remover) dropNewFence(ctx context.Context) (any, error) {
+	_, err := fence.Detach(ctx, r.New, 5*time.Minute, func(text string) { step.Progress(ctx, "%s", text) })
+	return nil, err
+}
+
+func (r *remover) dropState(ctx context.Context) (any, error) {
+	for _, s := range r.servers() {
+		if s.Side() == pg.New {
+			if err := subscriber.DropRole(ctx, s); err != nil {
+				return nil, err
+			}
+		}
+		if s.Side() == pg.Old && r.options.KeepFence {
+			continue // the triggers need its functions
+		}
+		if err := state.Drop(ctx, s); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+type proofFacts struct {
+	Leftovers []string `json:"leftovers"`
+}
+
+func (r *remover) prove(ctx context.Context) (any, error) {
+	facts := proofFacts{Leftovers: []string{}}
+	for _, s := range r.servers() {
+		if s.Side() == pg.Old && r.options.KeepFence {
+			continue
+		}
+		found, err := state.Leftovers(ctx, s, r.subscription)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range found {
+			facts.Leftovers = append(facts.Leftovers, string(s.Side())+": "+f)
+		}
+	}
+	if len(facts.Leftovers) > 0 {
+		return facts, fmt.Errorf("%w: %s", ErrLeftovers, strings.Join(facts.Leftovers, "; "))
+	}
+	return facts, nil
+}

@@ -1,0 +1,277 @@
+package upgrade
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pgcutover/pgcutover/cutover"
+	"github.com/pgcutover/pgcutover/internal/hint"
+	"github.com/pgcutover/pgcutover/internal/journal"
+	"github.com/pgcutover/pgcutover/internal/pg"
+	"github.com/pgcutover/pgcutover/internal/state"
+	"github.com/pgcutover/pgcutover/internal/step"
+	"github.com/pgcutover/pgcutover/publisher"
+	"github.com/pgcutover/pgcutover/sequences"
+	"github.com/pgcutover/pgcutover/subscriber"
+	"github.com/pgcutover/pgcutover/warmup"
+)
+
+// Status answers where the move stands and whether a cutover could begin now.
+type Status struct {
+	Move       string                  `json:"move"`
+	Phase      string                  `json:"phase"`   // not started, the phase under way, ready, cut over
+	Serving    string                  `json:"serving"` // old or new: who takes client writes; "none" or "both" would be a fault
+	OldVersion int                     `json:"old_version"`
+	NewVersion int                     `json:"new_version"`
+	OldTurn    *state.Turn             `json:"old_turn,omitempty"`
+	NewTurn    *state.Turn             `json:"new_turn,omitempty"`
+	Lag        *publisher.Lag          `json:"lag,omitempty"`
+	LagSeconds *float64                `json:"lag_seconds,omitempty"` // since the apply worker's last message
+	Worker     *subscriber.Worker      `json:"worker,omitempty"`
+	Tables     []subscriber.TableState `json:"tables,omitempty"`
+	Copying    []subscriber.Copying    `json:"copying,omitempty"`
+	Ready      int                     `json:"tables_ready"`
+	NoStats    []warmup.Table          `json:"tables_without_statistics"`
+	Sequences  SequenceStatus          `json:"sequences"`
+	Tool       string                  `json:"tool,omitempty"` // the session that holds the one-tool lock
+	Verdict    Verdict                 `json:"verdict"`
+	Warnings   []string                `json:"warnings,omitempty"`
+	At         time.Time               `json:"at"`
+}
+
+// SequenceStatus counts how new's sequences stand to old's.
+type SequenceStatus struct {
+	Checked int `json:"checked"`
+	Behind  int `json:"behind"` // the cutover sets them
+	Missing int `json:"missing"`
+}
+
+// Verdict answers the operator's two questions.
+type Verdict struct {
+	CanCutOver bool     `json:"can_cut_over"`
+	Reasons    []string `json:"reasons,omitempty"` // why not
+	Next       string   `json:"next"`              // the command to run
+	CanGoBack  string   `json:"can_go_back"`
+}
+
+// Status looks at both servers. It changes nothing.
+func (m *Move) Status(ctx context.Context) (Status, error) {
+	s := Status{Move: m.Options.Name, OldVersion: m.Old.Major(), NewVersion: m.New.Major(), NoStats: []warmup.Table{}, At: time.Now().UTC()}
+	recorded, err := state.Verify(ctx, m.Options.Name, m.Old, m.New)
+	if errors.Is(err, state.ErrNoMove) {
+		s.Phase, s.Serving = "not started", "old"
+		s.Verdict = Verdict{Reasons: []string{"the move has not been started"}, Next: "pgcutover check, then pgcutover start", CanGoBack: "nothing has been changed"}
+		return s, nil
+	}
+	if err != nil {
+		return s, err
+	}
+	if err := m.turns(ctx, &s); err != nil {
+		return s, err
+	}
+	if s.Tool, err = pg.LockHolder(ctx, m.Old); err != nil {
+		return s, err
+	}
+	c := m.cutover(*recorded)
+	interrupted := c.Interrupted(ctx)
+	switch {
+	case errors.Is(interrupted, cutover.ErrAlreadyDone):
+		s.Phase = "cut over"
+		s.Verdict = Verdict{Reasons: []string{"the cutover is done"}, Next: "pgcutover complete", CanGoBack: "no: this version prepares no stream back to old"}
+		return s, nil
+	case errors.Is(interrupted, cutover.ErrInterrupted) && s.Tool != "":
+		s.Phase = "cutover under way"
+		s.Verdict = Verdict{Reasons: []string{"a tool is at work: " + s.Tool}, Next: "wait for it, or, if it hangs, end it; then pgcutover resume", CanGoBack: "that tool undoes until its point of no return"}
+		return s, nil
+	case errors.Is(interrupted, cutover.ErrInterrupted):
+		s.Phase = "cutover interrupted"
+		s.Verdict = Verdict{Reasons: []string{interrupted.Error()}, Next: "pgcutover resume", CanGoBack: "resume finds out which way is safe and goes it"}
+		return s, nil
+	case interrupted != nil:
+		return s, interrupted
+	}
+	return s, m.running(ctx, &s, c)
+}
+
+func (m *Move) turns(ctx context.Context, s *Status) error {
+	o, err := state.ReadTurn(ctx, m.Old.Pool())
+	if err != nil {
+		return err
+	}
+	n, err := state.ReadTurn(ctx, m.New.Pool())
+	if err != nil {
+		return err
+	}
+	s.OldTurn, s.NewTurn = &o, &n
+	switch {
+	case o.Open && n.Open:
+		s.Serving = "both"
+	case o.Open:
+		s.Serving = "old"
+	case n.Open:
+		s.Serving = "new"
+	default:
+		s.Serving = "none"
+	}
+	return nil
+}
+
+// running fills in what is known of a move that has not been cut over.
+func (m *Move) running(ctx context.Context, s *Status, c *cutover.Cutover) error {
+	phases := m.Phases()
+	log, err := journal.Open(ctx, state.Journal{Server: m.New}, journal.Spec{List: List, Steps: step.Journal(phases), Rerunnable: true})
+	if err != nil {
+		return err
+	}
+	next, more := log.Next()
+	s.Phase = "ready"
+	if more {
+		s.Phase = next
+	}
+	if err := m.stream(ctx, s); err != nil {
+		return err
+	}
+	if more {
+		s.Verdict = Verdict{Reasons: []string{"phase " + next + " is not done"}, Next: "pgcutover start", CanGoBack: "yes: pgcutover abort; old takes the writes"}
+		return nil
+	}
+	if err := m.readiness(ctx, s); err != nil {
+		return err
+	}
+	s.Verdict = Verdict{CanCutOver: true, Next: "pgcutover cutover", CanGoBack: "yes: pgcutover abort; old takes the writes"}
+	if err := c.Ready(ctx); err != nil {
+		s.Verdict.CanCutOver, s.Verdict.Reasons = false, Reasons(err)
+		s.Verdict.Next = "mend the reasons above, then pgcutover cutover"
+	}
+	return nil
+}
+
+func (m *Move) stream(ctx context.Context, s *Status) error {
+	lag, err := publisher.ReadLag(ctx, m.Old)
+	switch {
+	case err == nil:
+		s.Lag = &lag
+		if w := m.Options.WALWarn; w > 0 && lag.Retained > w {
+			s.Warnings = append(s.Warnings, fmt.Sprintf("the slot keeps %d bytes of WAL on the old server, more than wal.warn (%d): it fills the disk until new catches up or the move is aborted", lag.Retained, w))
+		}
+		if lag.WALStatus == "unreserved" || lag.WALStatus == "lost" {
+			s.Warnings = append(s.Warnings, "the slot's WAL is "+lag.WALStatus+": the stream cannot go on; run pgcutover abort, then start")
+		}
+	case errors.Is(err, publisher.ErrNoSlot):
+		if s.Phase == "ready" {
+			s.Warnings = append(s.Warnings, err.Error())
+		}
+	default:
+		return err
+	}
+	if s.Tables, err = subscriber.States(ctx, m.New); err != nil {
+		return err
+	}
+	s.Ready = subscriber.Ready(s.Tables)
+	worker, err := subscriber.ReadWorker(ctx, m.New)
+	if err != nil {
+		return err
+	}
+	s.Worker = &worker
+	if worker.LastMessage != nil {
+		seconds := time.Since(*worker.LastMessage).Seconds()
+		s.LagSeconds = &seconds
+	}
+	if worker.ApplyErrors+worker.SyncErrors > 0 {
+		s.Warnings = append(s.Warnings, fmt.Sprintf("the apply workers have failed %d times: the new server's log says why", worker.ApplyErrors+worker.SyncErrors))
+	}
+	s.Copying, err = subscriber.CopyProgress(ctx, m.New)
+	return err
+}
+
+func (m *Move) readiness(ctx context.Context, s *Status) error {
+	var err error
+	if s.NoStats, err = warmup.WithoutStatistics(ctx, m.New); err != nil {
+		return err
+	}
+	differences, err := m.SequenceDiff(ctx)
+	if err != nil {
+		return err
+	}
+	s.Sequences.Checked = len(differences)
+	for _, d := range differences {
+		switch d.Status {
+		case sequences.Behind:
+			s.Sequences.Behind++
+		case sequences.Missing:
+			s.Sequences.Missing++
+		}
+	}
+	return nil
+}
+
+// SequenceDiff compares the sequences of both servers.
+func (m *Move) SequenceDiff(ctx context.Context) ([]sequences.Difference, error) {
+	onOld, onNew, err := m.readSequences(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return sequences.Compare(onOld, onNew), nil
+}
+
+// SequencePlan says what each sequence on new is to be set to now.
+func (m *Move) SequencePlan(ctx context.Context) ([]sequences.Change, []sequences.Problem, error) {
+	onOld, onNew, err := m.readSequences(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	changes, problems := sequences.Plan(onOld, onNew, m.Options.Margin)
+	return changes, problems, nil
+}
+
+// ApplySequences sets new's sequences past old's, never backwards, and returns
+// what it set.
+func (m *Move) ApplySequences(ctx context.Context) ([]sequences.Change, error) {
+	var made []sequences.Change
+	err := m.locked(ctx, "sequences", func(ctx context.Context) error {
+		changes, problems, err := m.SequencePlan(ctx)
+		if err != nil {
+			return err
+		}
+		for _, p := range problems {
+			if p.Blocking {
+				return hint.With(fmt.Errorf("sequence %s: %s", p.Ident(), p.Text), p.Hint)
+			}
+		}
+		made, err = sequences.Apply(ctx, m.New.Pool(), changes, sequences.Options{})
+		return err
+	})
+	return made, err
+}
+
+func (m *Move) readSequences(ctx context.Context) (onOld, onNew []sequences.Sequence, err error) {
+	if onOld, err = sequences.Read(ctx, m.Old.Pool(), m.Old.Version()); err != nil {
+		return nil, nil, fmt.Errorf("reading the sequences of the old server: %w", err)
+	}
+	if onNew, err = sequences.Read(ctx, m.New.Pool(), m.New.Version()); err != nil {
+		return nil, nil, fmt.Errorf("reading the sequences of the new server: %w", err)
+	}
+	return onOld, onNew, nil
+}
+
+// Reasons takes a joined error apart into lines, one for each reason, with its
+// hint behind it.
+func Reasons(err error) []string {
+	if err == nil {
+		return nil
+	}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // takes a join apart level by level
+		var out []string
+		for _, e := range joined.Unwrap() {
+			out = append(out, Reasons(e)...)
+		}
+		return out
+	}
+	text := err.Error()
+	if h := hint.Of(err); h != "" {
+		text += " (" + h + ")"
+	}
+	return []string{text}
+}
