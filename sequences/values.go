@@ -1,0 +1,139 @@
+package sequences
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgcutover/pgcutover/internal/pg"
+)
+
+// ReadValues returns the positions of the named sequences, in the order of
+// refs. It is the short reading for the write pause, where the definitions are
+// known. version is the server's server_version_num. A sequence that is gone
+// or may not be read is an error; the latter an *UnreadableError.
+func ReadValues(ctx context.Context, q Querier, version int, refs []Ref) ([]Value, error) {
+	read := readDirectly
+	if version >= 180000 {
+		read = readByFunction
+	}
+	values, err := read(ctx, q, refs)
+	if err != nil {
+		return nil, fmt.Errorf("reading the values of sequences: %w", err)
+	}
+	return values, nil
+}
+
+// values18SQL reads the positions of the sequences named by two arrays,
+// schemas and names, one index lookup each (see lookupSQL).
+// pg_get_sequence_data keeps no lock.
+const values18SQL = `
+select d.last_value, d.is_called
+  from unnest($1::text[], $2::text[]) with ordinality as u(schema, name, i)
+  left join lateral (
+       select s.seqrelid
+         from pg_namespace n
+         join pg_class k on k.relnamespace = n.oid
+         join pg_sequence s on s.seqrelid = k.oid
+        where n.nspname = u.schema::name and k.relname = u.name::name
+       offset 0) c on true
+  left join lateral pg_get_sequence_data(c.seqrelid) d on true
+ order by u.i`
+
+func readByFunction(ctx context.Context, q Querier, refs []Ref) ([]Value, error) {
+	schemas, names := split(refs)
+	rows, err := q.Query(ctx, values18SQL, schemas, names)
+	if err != nil {
+		return nil, err
+	}
+	values := make([]Value, 0, len(refs))
+	missing := -1
+	var (
+		last   *int64
+		called *bool
+	)
+	_, err = pgx.ForEachRow(rows, []any{&last, &called}, func() error {
+		v := Value{Ref: refs[len(values)]}
+		if last != nil && called != nil {
+			v.LastValue, v.IsCalled = *last, *called
+		} else {
+			missing = len(values)
+		}
+		values = append(values, v)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if missing >= 0 {
+		return nil, explain(ctx, q, refs, vanished(refs[missing]))
+	}
+	return values, nil
+}
+
+// readDirectly asks each sequence for its row, in pipelines of 1,000. This is
+// exact on every version and nearly as fast as pg_sequence_last_value():
+// 10,000 in 0.2 s against 0.1 s, measured on 10 and 15. A UNION ALL of many is
+// slower, for its planning.
+func readDirectly(ctx context.Context, q Querier, refs []Ref) ([]Value, error) {
+	values := make([]Value, 0, len(refs))
+	for part := range slices.Chunk(refs, chunk) {
+		var b pgx.Batch
+		for _, r := range part {
+			b.Queue(selectValue(r))
+		}
+		results := q.SendBatch(ctx, &b)
+		for _, r := range part {
+			v := Value{Ref: r}
+			if err := results.QueryRow().Scan(&v.LastValue, &v.IsCalled); err != nil {
+				//nolint:errcheck // the first error of the batch is what matters
+				results.Close()
+				if pg.IsCode(err, pg.InsufficientPrivilege, pg.UndefinedTable, pg.InvalidSchemaName) {
+					err = explain(ctx, q, part, err)
+				}
+				return nil, err
+			}
+			values = append(values, v)
+		}
+		if err := results.Close(); err != nil {
+			return nil, err
+		}
+	}
+	return values, nil
+}
+
+func selectValue(r Ref) string { return "select last_value, is_called from " + r.Ident() }
+
+// explain finds out which of the sequences a missing right or a missing object
+// is about, and returns err when it is neither. The server's message names no
+// schema, and in a pipeline the statement that failed is not always the one
+// whose result was being read.
+func explain(ctx context.Context, q Querier, refs []Ref, err error) error {
+	found, lookupErr := lookup(ctx, q, refs)
+	if lookupErr != nil {
+		return err
+	}
+	var hidden []Ref
+	for _, f := range found {
+		if !f.exists {
+			return vanished(f.Ref)
+		}
+		if !f.readable {
+			hidden = append(hidden, f.Ref)
+		}
+	}
+	if len(hidden) > 0 {
+		return unreadable(found[0].role, hidden)
+	}
+	return err
+}
+
+func split(refs []Ref) (schemas, names []string) {
+	schemas, names = make([]string, len(refs)), make([]string, len(refs))
+	for i, r := range refs {
+		schemas[i], names[i] = r.Schema, r.Name
+	}
+	return schemas, names
+}
