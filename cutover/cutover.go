@@ -126,7 +126,7 @@ func (c *Cutover) run(soft, hard context.Context) error {
 	}
 	held, cancel := context.WithCancelCause(soft)
 	defer cancel(nil)
-	stop := context.AfterFunc(c.lease.Context(), func() { cancel(context.Cause(c.lease.Context())) })
+	stop := c.lease.OnLost(cancel)
 	defer stop()
 	return runner.Run(held, hard)
 }
@@ -171,7 +171,7 @@ func (c *Cutover) unlock(ctx context.Context) {
 // ensureLock makes sure that the one-tool lock is held before an action on
 // somebody's sessions or traffic, taking it again when its session was lost.
 func (c *Cutover) ensureLock(ctx context.Context) error {
-	if c.lease != nil && c.lease.Alive() == nil {
+	if c.lease != nil && c.lease.Alive() == nil { //nolint:contextcheck // asks within a bound of its own, also when ctx is cancelled
 		return nil
 	}
 	c.unlock(ctx)

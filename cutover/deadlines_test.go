@@ -134,13 +134,22 @@ func TestFreezeBehindALongTransaction(t *testing.T) {
 		usual, _ := singles.reset()
 
 		c := m.cutover(t)
-		var long *holder
-		c.Observer = &onDone{step: "lease", call: func() {
-			long = hold(t, m.oldURL, insertSingleSQL)
-			singles.reset()
-		}}
+		var (
+			long    *holder
+			longest time.Duration
+			n       int
+		)
+		c.Observer = &onDone{
+			step: "lease", call: func() {
+				long = hold(t, m.oldURL, insertSingleSQL)
+				singles.reset()
+			},
+			undo: "ahead", back: func() {
+				longest, n = singles.reset()
+				long.end(t) // its table's trigger cannot be dropped before
+			},
+		}
 		err := c.Run(t.Context(), t.Context())
-		longest, n := singles.reset()
 		aborted := outcome[*step.Aborted](t, err)
 		if aborted.Step != "freeze" || !aborted.Undone || !errors.Is(err, publisher.ErrNotFrozen) {
 			t.Errorf("%+v, want freeze to give up", aborted)
@@ -153,7 +162,6 @@ func TestFreezeBehindALongTransaction(t *testing.T) {
 			t.Errorf("%d writes waited up to %s, want more than none and at most %s", n, longest, bound)
 		}
 		t.Logf("usually %s, while freezing %s, %d writes", usual, longest, n)
-		long.end(t)
 		singles.more(t, 20)
 		m.writes(t, pg.Old)
 		m.unchanged(t, before)

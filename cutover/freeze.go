@@ -35,7 +35,7 @@ func (c *Cutover) freeze(ctx context.Context) (any, error) {
 		return nil, err
 	}
 	c.frozenAt = time.Now()
-	c.lease.ExpireAfter(c.Settings.MaxPause)
+	c.lease.ExpireAfter(c.Settings.MaxPause) //nolint:contextcheck // the clock must run whatever becomes of ctx
 	return freezeFacts{Attempts: tries, LockMS: ms(time.Since(began))}, nil
 }
 

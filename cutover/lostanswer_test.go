@@ -135,11 +135,19 @@ func TestCommitIntoSilence(t *testing.T) {
 	})
 }
 
-// onDone calls when a step is done.
+// onDone calls when a step is done, and when the undo of another begins.
 type onDone struct {
 	step.NopObserver
 	step string
 	call func()
+	undo string
+	back func()
+}
+
+func (o *onDone) UndoStarted(s step.Step) {
+	if s.Name == o.undo {
+		o.back()
+	}
 }
 
 func (o *onDone) StepDone(s step.Step, _ any, _ time.Duration) {

@@ -73,12 +73,18 @@ func TakeLock(ctx context.Context, s *pg.Server, bound time.Duration) (*Lease, e
 	}
 	l := &Lease{server: s, conn: conn, done: make(chan struct{})}
 	l.ctx, l.lose = context.WithCancelCause(context.WithoutCancel(ctx))
-	go l.beat()
+	go l.beat() //nolint:contextcheck // ends with the lease, not with the caller
 	return l, nil
 }
 
 // Context ends, with the cause, when the session is lost or closed.
 func (l *Lease) Context() context.Context { return l.ctx }
+
+// OnLost calls f with the cause, in a goroutine of its own, when the session is
+// lost or closed. stop takes that back, as context.AfterFunc's does.
+func (l *Lease) OnLost(f func(cause error)) (stop func() bool) {
+	return context.AfterFunc(l.ctx, func() { f(context.Cause(l.ctx)) })
+}
 
 // beat asks the session every second whether it lives, which also keeps the
 // server's idle timeout away, unless a statement is running anyway.

@@ -135,8 +135,10 @@ const checkJobs = 4
 const syncWorkers = 2
 
 func (m *Move) pair() *preflight.Pair {
-	return &preflight.Pair{Old: m.Old, New: m.New, Scope: m.scope,
-		Settings: preflight.Settings{SyncWorkers: syncWorkers, FailoverPaused: m.Options.FailoverPaused}}
+	return &preflight.Pair{
+		Old: m.Old, New: m.New, Scope: m.scope,
+		Settings: preflight.Settings{SyncWorkers: syncWorkers, FailoverPaused: m.Options.FailoverPaused},
+	}
 }
 
 // gates are the preflight checks that the cutover repeats.

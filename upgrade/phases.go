@@ -37,28 +37,42 @@ type start struct {
 
 func (s *start) phases() []step.Step {
 	return []step.Step{
-		{Name: "prepare", About: "make the fence's functions on both servers; close new for client writes", Bound: time.Minute,
-			Do: s.prepare, Statements: s.prepareStatements},
-		{Name: "schema", About: "copy the tables' definitions and their identity indexes to new", Bound: 6 * time.Hour,
+		{
+			Name: "prepare", About: "make the fence's functions on both servers; close new for client writes", Bound: time.Minute,
+			Do: s.prepare, Statements: s.prepareStatements,
+		},
+		{
+			Name: "schema", About: "copy the tables' definitions and their identity indexes to new", Bound: 6 * time.Hour,
 			Do: s.schema, Statements: step.Fixed(
 				step.Statement{Server: "old", SQL: "-- pg_dump --format=custom --schema-only"},
-				step.Statement{Server: "new", SQL: "-- pg_restore: pre-data, then primary keys and replica identities"})},
-		{Name: "publish", About: "make the publication, then the slot, on old", Bound: 30 * time.Minute,
-			Do: s.publish, Statements: s.publishStatements},
-		{Name: "subscribe", About: "make the subscription on new, with an owner of its own, and enable it", Bound: 5 * time.Minute,
-			Do: s.subscribe, Statements: s.subscribeStatements},
+				step.Statement{Server: "new", SQL: "-- pg_restore: pre-data, then primary keys and replica identities"}),
+		},
+		{
+			Name: "publish", About: "make the publication, then the slot, on old", Bound: 30 * time.Minute,
+			Do: s.publish, Statements: s.publishStatements,
+		},
+		{
+			Name: "subscribe", About: "make the subscription on new, with an owner of its own, and enable it", Bound: 5 * time.Minute,
+			Do: s.subscribe, Statements: s.subscribeStatements,
+		},
 		{Name: "copy", About: "wait while Postgres copies the tables", Bound: long, Do: s.copy},
-		{Name: "index", About: "restore the rest of the schema on new: indexes, foreign keys, triggers, views", Bound: long,
+		{
+			Name: "index", About: "restore the rest of the schema on new: indexes, foreign keys, triggers, views", Bound: long,
 			Do: s.index, Statements: step.Fixed(
 				step.Statement{Server: "new", SQL: subscriber.DisableSQL(s.Options.Name)},
 				step.Statement{Server: "new", SQL: "-- pg_restore: post-data"},
-				step.Statement{Server: "new", SQL: subscriber.EnableSQL(s.Options.Name)})},
+				step.Statement{Server: "new", SQL: subscriber.EnableSQL(s.Options.Name)}),
+		},
 		{Name: "catch-up", About: "wait until new is close behind old", Bound: long, Do: s.catchUp},
-		{Name: "refresh", About: "refresh the materialized views on new that are filled on old", Bound: 24 * time.Hour, Do: s.refresh,
-			Statements: step.Fixed(step.Statement{Server: "new", SQL: "refresh materialized view <every one that is filled on old>"})},
+		{
+			Name: "refresh", About: "refresh the materialized views on new that are filled on old", Bound: 24 * time.Hour, Do: s.refresh,
+			Statements: step.Fixed(step.Statement{Server: "new", SQL: "refresh materialized view <every one that is filled on old>"}),
+		},
 		{Name: "warm", About: "read recent rows on new, so that they are in its cache", Bound: 2 * time.Hour, Do: s.warm},
-		{Name: "analyze", About: "make planner statistics on new, in stages", Bound: 24 * time.Hour, Do: s.analyze,
-			Statements: step.Fixed(step.Statement{Server: "new", SQL: "analyze <every table>"})},
+		{
+			Name: "analyze", About: "make planner statistics on new, in stages", Bound: 24 * time.Hour, Do: s.analyze,
+			Statements: step.Fixed(step.Statement{Server: "new", SQL: "analyze <every table>"}),
+		},
 	}
 }
 

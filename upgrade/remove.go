@@ -175,8 +175,10 @@ func (r *remover) mayComplete(ctx context.Context) error {
 func (r *remover) AbortSteps() []step.Step {
 	steps := r.streamSteps()
 	if !r.options.OldOnly {
-		steps = append(steps, step.Step{Name: "empty new", About: "drop the schema and data that the move brought to new", Bound: 6 * time.Hour, Do: r.emptyNew,
-			Statements: step.Fixed(step.Statement{Server: "new", SQL: "-- drop every schema, table, type, function and extension that was not there before start"})})
+		steps = append(steps, step.Step{
+			Name: "empty new", About: "drop the schema and data that the move brought to new", Bound: 6 * time.Hour, Do: r.emptyNew,
+			Statements: step.Fixed(step.Statement{Server: "new", SQL: "-- drop every schema, table, type, function and extension that was not there before start"}),
+		})
 	}
 	return append(steps, r.lastSteps(false)...)
 }
@@ -196,10 +198,12 @@ func (r *remover) streamSteps() []step.Step {
 		}
 		steps = append(steps, step.Step{Name: "subscription", About: "drop the subscription on new", Bound: time.Minute, Do: r.dropSubscription, Statements: step.Fixed(drop...)})
 	}
-	return append(steps, step.Step{Name: "stream", About: "drop the slot and the publication on old", Bound: 2 * time.Minute, Do: r.dropStream,
+	return append(steps, step.Step{
+		Name: "stream", About: "drop the slot and the publication on old", Bound: 2 * time.Minute, Do: r.dropStream,
 		Statements: step.Fixed(
 			step.Statement{Server: "old", SQL: "select pg_drop_replication_slot('" + publisher.StreamName(name) + "')"},
-			step.Statement{Server: "old", SQL: publisher.DropPublicationSQL(name)})})
+			step.Statement{Server: "old", SQL: publisher.DropPublicationSQL(name)}),
+	})
 }
 
 func (r *remover) lastSteps(keepFence bool) []step.Step {
@@ -211,10 +215,13 @@ func (r *remover) lastSteps(keepFence bool) []step.Step {
 	fences.Statements = step.Fixed(
 		step.Statement{Server: "both", SQL: "drop trigger " + pgx.Identifier{fence.TriggerName(name)}.Sanitize() + " on <every table>"},
 		step.Statement{Server: "both", SQL: fence.ReadOnlySQL(r.Old.Database(), false)})
-	return []step.Step{fences,
-		{Name: "state", About: "drop the subscription's role and schema pgcutover", Bound: time.Minute, Do: r.dropState,
+	return []step.Step{
+		fences,
+		{
+			Name: "state", About: "drop the subscription's role and schema pgcutover", Bound: time.Minute, Do: r.dropState,
 			Statements: step.Fixed(step.Statement{Server: "new", SQL: "drop role " + pgx.Identifier{subscriber.RoleName(name)}.Sanitize()},
-				step.Statement{Server: "both", SQL: state.DropSQL})},
+				step.Statement{Server: "both", SQL: state.DropSQL}),
+		},
 		{Name: "proof", About: "look on both servers for anything of the move", Bound: time.Minute, Do: r.prove},
 	}
 }

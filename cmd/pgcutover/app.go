@@ -66,8 +66,6 @@ func (a *app) confirm(yes bool, question string) error {
 type narrator struct {
 	app   *app
 	mu    sync.Mutex
-	last  string
-	since time.Time
 	quiet map[string]time.Time
 }
 

@@ -43,7 +43,7 @@ func collect(err error, texts *[]string) {
 			*texts = append(*texts, h.text)
 		}
 	}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // as above
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, e := range joined.Unwrap() {
 			collect(e, texts)
 		}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,8 +20,27 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// testMajors are those that every change must work on.
-var testMajors = []int{10, 13, 15, 17, 18}
+// testMajors are those of PGCUTOVER_TEST_PAIRS, ascending; without it, all that
+// every change must work on.
+var testMajors = func() []int {
+	majors := []int{10, 13, 15, 17, 18}
+	if text := os.Getenv("PGCUTOVER_TEST_PAIRS"); text != "" {
+		majors = nil
+		for _, digits := range regexp.MustCompile(`\d+`).FindAllString(text, -1) {
+			if major, err := strconv.Atoi(digits); err == nil {
+				majors = append(majors, major)
+			}
+		}
+		slices.Sort(majors)
+	}
+	return slices.Compact(majors)
+}()
+
+// oldest and newestMajor are for tests for which one major stands for all.
+var (
+	oldest      = testMajors[0]
+	newestMajor = testMajors[len(testMajors)-1]
+)
 
 // forMajors runs a subtest for each of testMajors.
 func forMajors(t *testing.T, test func(t *testing.T, major int)) {
@@ -103,7 +123,7 @@ func TestClusterIsAsAsked(t *testing.T) {
 
 func TestDurableAndNotLogical(t *testing.T) {
 	t.Parallel()
-	c := start(t, Options{Major: 18, Durable: true, Settings: map[string]string{"wal_level": "replica"}})
+	c := start(t, Options{Major: newestMajor, Durable: true, Settings: map[string]string{"wal_level": "replica"}})
 	for name, want := range map[string]string{"fsync": "on", "full_page_writes": "on", "wal_level": "replica"} {
 		check(t, name, ask(t, c.URL("postgres"), "SHOW "+name), want)
 	}
@@ -113,7 +133,7 @@ func TestPasswords(t *testing.T) {
 	t.Parallel()
 	forMajors(t, func(t *testing.T, major int) {
 		encryptions := []string{"scram-sha-256"}
-		if major == 10 {
+		if major == oldest {
 			encryptions = append(encryptions, "md5")
 		}
 		for _, encryption := range encryptions {
@@ -140,7 +160,7 @@ func TestPasswords(t *testing.T) {
 
 func TestAccessLinesComeFirst(t *testing.T) {
 	t.Parallel()
-	c := start(t, Options{Major: 15, HBA: []string{"host all shut 127.0.0.1/32 reject"}})
+	c := start(t, Options{Major: oldest, HBA: []string{"host all shut 127.0.0.1/32 reject"}})
 	ask(t, c.URL("postgres"), "CREATE ROLE shut LOGIN; CREATE ROLE open LOGIN")
 	for role, want := range map[string]bool{"shut": false, "open": true} {
 		conn, err := pgx.Connect(t.Context(), strings.Replace(c.URL("postgres"), "postgres@", role+"@", 1))
@@ -193,7 +213,7 @@ func TestAcknowledgedWritesSurvive(t *testing.T) {
 // notice, and which keeps the shared memory.
 func TestRestartOverABusyOrphan(t *testing.T) {
 	t.Parallel()
-	c := start(t, Options{Major: 10}) // its pg_sleep does not notice
+	c := start(t, Options{Major: oldest}) // pg_sleep of 10 does not notice
 	conn, err := pgx.Connect(t.Context(), c.URL("postgres"))
 	if err != nil {
 		t.Fatal(err)
@@ -237,7 +257,7 @@ func waitFor(t *testing.T, what string, done func() bool) {
 // confirms nothing: the server waits for it to have everything.
 func TestStopEndsWithItsContext(t *testing.T) {
 	t.Parallel()
-	c := start(t, Options{Major: 18})
+	c := start(t, Options{Major: newestMajor})
 	standby, err := pgconn.Connect(t.Context(), c.URL("postgres")+"&replication=true")
 	if err != nil {
 		t.Fatal(err)
@@ -262,7 +282,7 @@ func TestStopEndsWithItsContext(t *testing.T) {
 
 func TestCloseLeavesNothing(t *testing.T) {
 	t.Parallel()
-	c, err := Start(t.Context(), Options{Major: 17})
+	c, err := Start(t.Context(), Options{Major: newestMajor})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -290,7 +310,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 func TestOwnFolder(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(openFolder(t), "it's here")
-	first := start(t, Options{Major: 13, Dir: dir})
+	first := start(t, Options{Major: oldest, Dir: dir})
 	ask(t, first.URL("postgres"), "CREATE TABLE kept AS SELECT 7 AS n")
 	if err := first.Stop(t.Context()); err != nil {
 		t.Fatal(err)
@@ -298,17 +318,18 @@ func TestOwnFolder(t *testing.T) {
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Start(t.Context(), Options{Major: 15, Dir: dir}); err == nil || !strings.Contains(err.Error(), "PostgreSQL 13, not 15") {
+	want := fmt.Sprintf("PostgreSQL %d, not %d", oldest, newestMajor)
+	if _, err := Start(t.Context(), Options{Major: newestMajor, Dir: dir}); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("error %v, want one about the majors", err)
 	}
-	second := start(t, Options{Major: 13, Dir: dir, Port: first.Port()})
+	second := start(t, Options{Major: oldest, Dir: dir, Port: first.Port()})
 	check(t, "value", ask(t, second.URL("postgres"), "SELECT n FROM kept"), "7")
 	check(t, "port", strconv.Itoa(second.Port()), strconv.Itoa(first.Port()))
 }
 
 func TestWrongSettingShowsTheLog(t *testing.T) {
 	t.Parallel()
-	_, err := Start(t.Context(), Options{Major: 15, Settings: map[string]string{"no_such_setting": "1"}})
+	_, err := Start(t.Context(), Options{Major: oldest, Settings: map[string]string{"no_such_setting": "1"}})
 	if !errors.Is(err, errExited) || !strings.Contains(err.Error(), `unrecognized configuration parameter "no_such_setting"`) {
 		t.Errorf("error %v, want the server's own words", err)
 	}
@@ -322,11 +343,11 @@ func TestTakenPort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	binaries, err := Find(t.Context(), 15, nil)
+	binaries, err := Find(t.Context(), oldest, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &Cluster{options: Options{Major: 15}, binaries: binaries, who: who}
+	c := &Cluster{options: Options{Major: oldest}, binaries: binaries, who: who}
 	defer func() {
 		if err := c.Close(); err != nil {
 			t.Error(err)

@@ -168,7 +168,8 @@ func (c *Cluster) endOrphans() {
 	for pids := orphans(c.DataDir()); len(pids) > 0 && time.Since(began) < bound; pids = orphans(c.DataDir()) {
 		if time.Since(began) > grace {
 			for _, pid := range pids {
-				syscall.Kill(pid, syscall.SIGKILL) // it may have ended meanwhile
+				//nolint:errcheck // it may have ended meanwhile
+				syscall.Kill(pid, syscall.SIGKILL)
 			}
 		}
 		<-time.After(20 * time.Millisecond)
@@ -182,7 +183,7 @@ func (c *Cluster) launch(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("opening the log: %w", err)
 	}
-	defer log.Close() // the server has its own copy
+	defer log.Close() //nolint:errcheck // nothing was written through it: the server has its own copy
 	c.server, err = startProcess(c.binaries.Postgres, []string{"-D", c.DataDir()}, serverEnviron(), c.dir, log, c.who)
 	if err != nil {
 		return fmt.Errorf("running %s: %w", c.binaries.Postgres, err)
@@ -228,7 +229,7 @@ func (c *Cluster) answers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(ctx)
+	defer conn.Close(ctx) //nolint:errcheck // nothing was changed through it
 	var data string
 	if err := conn.QueryRow(ctx, showDataDirectory).Scan(&data); err != nil {
 		return err

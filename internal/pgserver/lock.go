@@ -24,7 +24,7 @@ func tryLock(path string) (lock *fileLock, ok bool, err error) {
 	if err == nil {
 		return &fileLock{file}, true, nil
 	}
-	file.Close()
+	file.Close() //nolint:errcheck // nothing was written
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		return nil, false, nil
 	}
@@ -53,6 +53,18 @@ func waitLock(ctx context.Context, path string, waiting func()) (*fileLock, erro
 	}
 }
 
+// isAt reports whether the locked file is still the one under the path.
+func (l *fileLock) isAt(path string) bool {
+	held, err := l.file.Stat()
+	if err != nil {
+		return false
+	}
+	named, err := os.Stat(path)
+	return err == nil && os.SameFile(held, named)
+}
+
 // unlock gives the lock back. The file stays: removing it would let a second
 // holder in.
-func (l *fileLock) unlock() { l.file.Close() }
+func (l *fileLock) unlock() {
+	l.file.Close() //nolint:errcheck // nothing was written; the lock goes with the descriptor in any case
+}

@@ -21,7 +21,7 @@ const childVariable = "PGSERVER_TEST_CHILD"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(childVariable) != "" {
-		c, err := Start(context.Background(), Options{Major: 18, Name: "child"})
+		c, err := Start(context.Background(), Options{Major: newestMajor, Name: "child"})
 		if err != nil {
 			fmt.Println(err)
 			os.Exit(1)
@@ -36,8 +36,9 @@ func TestMain(m *testing.M) {
 // ends with it, and the next cluster's start removes the folder.
 func TestKilledOwnerLeavesNothing(t *testing.T) {
 	t.Parallel()
+	base := openFolder(t) // where no other test's sweep helps
 	child := exec.Command(os.Args[0])
-	child.Env = append(os.Environ(), childVariable+"=1")
+	child.Env = append(os.Environ(), childVariable+"=1", "TMPDIR="+base)
 	out, err := child.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -51,7 +52,7 @@ func TestKilledOwnerLeavesNothing(t *testing.T) {
 	if errKill := child.Process.Kill(); errKill != nil {
 		t.Fatal(errKill)
 	}
-	child.Wait() // killed: its error says no more
+	child.Wait() //nolint:errcheck // it was killed: the error says just that
 	if err != nil || errPid != nil {
 		t.Fatalf("the child said %q: %v", line, err)
 	}
@@ -60,19 +61,9 @@ func TestKilledOwnerLeavesNothing(t *testing.T) {
 		// Without any help: the kernel tells the server.
 		waitFor(t, "the end of the dead owner's server", func() bool { return !slices.Contains(orphans(filepath.Join(dir, dataFolder)), pid) })
 	}
-	who, err := serverUser()
-	if err != nil {
-		t.Fatal(err)
-	}
 	waitFor(t, "the removal of the dead owner's folder", func() bool {
-		s, err := newScratch(t.Context(), who, "sweeper")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := s.remove(); err != nil {
-			t.Fatal(err)
-		}
-		_, err = os.Stat(dir)
+		sweep(t.Context(), base)
+		_, err := os.Stat(dir)
 		return os.IsNotExist(err)
 	})
 	if syscall.Kill(pid, 0) == nil && postmasterPid(filepath.Join(dir, dataFolder)) == pid {
@@ -87,7 +78,7 @@ func TestKilledOwnerLeavesNothing(t *testing.T) {
 // as on systems that cannot do that, in a folder that nobody owns.
 func TestSweepEndsAnOrphan(t *testing.T) {
 	t.Parallel()
-	c, err := Start(t.Context(), Options{Major: 15, Name: "orphan"})
+	c, err := Start(t.Context(), Options{Major: oldest, Name: "orphan"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +99,7 @@ func TestSweepEndsAnOrphan(t *testing.T) {
 // TestSweepSparesTheLiving sweeps beside a cluster with an owner.
 func TestSweepSparesTheLiving(t *testing.T) {
 	t.Parallel()
-	c := start(t, Options{Major: 15, Name: "living"})
+	c := start(t, Options{Major: oldest, Name: "living"})
 	sweep(t.Context(), filepath.Dir(c.Dir()))
 	if !c.Running() {
 		t.Error("the sweep ended a server that has an owner")

@@ -48,7 +48,7 @@ func reserve(number int) (*Port, error) {
 	}
 	p := &Port{Number: number, sign: sign}
 	if !p.free() {
-		sign.Close()
+		p.Release()
 		return nil, errPortTaken
 	}
 	return p, nil
@@ -60,12 +60,13 @@ func (p *Port) free() bool {
 	if err != nil {
 		return false
 	}
-	listener.Close()
-	return true
+	return listener.Close() == nil
 }
 
 // Addr returns host:port.
 func (p *Port) Addr() string { return net.JoinHostPort(Loopback, strconv.Itoa(p.Number)) }
 
 // Release gives the port back. It may be called more than once.
-func (p *Port) Release() { p.sign.Close() }
+func (p *Port) Release() {
+	p.sign.Close() //nolint:errcheck // a second closing fails, and may
+}

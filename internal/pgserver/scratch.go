@@ -67,9 +67,7 @@ func claim(dir string) (*scratch, bool, error) {
 		return nil, false, err
 	}
 	// A sweep may have removed the file between the opening and the locking.
-	held, errHeld := lock.file.Stat()
-	named, errNamed := os.Stat(path)
-	if errHeld != nil || errNamed != nil || !os.SameFile(held, named) {
+	if !lock.isAt(path) {
 		lock.unlock()
 		return nil, false, nil
 	}
@@ -106,12 +104,12 @@ func sweep(ctx context.Context, base string) {
 		if err != nil || !ok {
 			continue
 		}
-		s := &scratch{dir: strings.TrimSuffix(path, ".lock"), lock: lock}
-		if endOrphan(ctx, s.dir) {
+		dir := strings.TrimSuffix(path, ".lock")
+		if endOrphan(ctx, dir) {
 			lock.unlock() // it is still ending: a later sweep removes the folder
 			continue
 		}
-		if err := os.RemoveAll(s.dir); err == nil {
+		if err := os.RemoveAll(dir); err == nil {
 			os.Remove(path)
 		}
 		lock.unlock()
@@ -145,7 +143,7 @@ func postmasterPid(data string) int {
 	if err != nil {
 		return 0
 	}
-	defer file.Close()
+	defer file.Close() //nolint:errcheck // only read
 	lines := bufio.NewScanner(file)
 	if !lines.Scan() {
 		return 0

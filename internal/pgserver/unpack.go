@@ -33,7 +33,7 @@ func unpack(archive, dir string) error {
 	if err != nil {
 		return err
 	}
-	defer file.Close()
+	defer file.Close() //nolint:errcheck // only read
 	compressed, err := gzip.NewReader(file)
 	if err != nil {
 		return err
@@ -82,11 +82,8 @@ func unpackFile(from io.Reader, dir, name string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := io.Copy(file, from); err != nil {
-		file.Close()
-		return err
-	}
-	if err := file.Close(); err != nil {
+	_, err = io.Copy(file, from)
+	if err := errors.Join(err, file.Close()); err != nil {
 		return err
 	}
 	return os.Chmod(target, mode) // against the umask

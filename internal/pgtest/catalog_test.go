@@ -2,6 +2,7 @@ package pgtest
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -11,8 +12,25 @@ import (
 
 func TestMain(m *testing.M) { Main(m) }
 
-// allMajors are those that this package must work on.
-var allMajors = []int{10, 13, 15, 17, 18}
+// allMajors are those of PGCUTOVER_TEST_PAIRS, ascending; without it, all that
+// this package must work on.
+var allMajors = func() []int {
+	majors := []int{10, 13, 15, 17, 18}
+	if pairs, err := parsePairs(os.Getenv(PairsVariable)); err == nil {
+		majors = nil
+		for _, p := range pairs {
+			majors = append(majors, p.Old, p.New)
+		}
+	}
+	slices.Sort(majors)
+	return slices.Compact(majors)
+}()
+
+// oldest and newest are for tests for which one major stands for all.
+var (
+	oldest = allMajors[0]
+	newest = allMajors[len(allMajors)-1]
+)
 
 // catalogBase is the database that the changes of catalogChanges are made in.
 // FUNCTION, in trigger definitions, is version 11's name of PROCEDURE.
@@ -166,7 +184,7 @@ func TestCatalogSkipsTheNeighbours(t *testing.T) {
 }
 
 func TestCatalogIsSorted(t *testing.T) {
-	url := Database(t, Server(t, 18))
+	url := Database(t, Server(t, newest))
 	Exec(t, url, `CREATE TABLE "B" (n int); CREATE TABLE a (n int)`)
 	text := Catalog(t, url)
 	var relations []string

@@ -73,18 +73,18 @@ func dropDatabase(ctx context.Context, c *pgserver.Cluster, name string) error {
 	if _, err := conn.Exec(ctx, fmt.Sprintf(allowConnections, quoted)); err != nil {
 		return fmt.Errorf("allowing connections: %w", err)
 	}
-	if err := evict(ctx, conn, name); err != nil { // their locks would block what follows
-		return err
+	if _, err := conn.Exec(ctx, terminateSessions, name); err != nil { // their locks would block what follows
+		return fmt.Errorf("ending the sessions: %w", err)
 	}
 	if err := emptyDatabase(ctx, c.URL(name)); err != nil {
 		return err
 	}
-	// Sessions and slots end asynchronously, and an apply worker that is being
-	// restarted may come back once.
+	// Sessions end asynchronously, and an apply worker that is being restarted
+	// may come back once. The server drops the slots that are no longer in use.
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
 	for {
-		if err = evict(ctx, conn, name); err == nil {
+		if _, err = conn.Exec(ctx, terminateSessions, name); err == nil {
 			_, err = conn.Exec(ctx, fmt.Sprintf(dropDatabaseStatement, quoted))
 		}
 		if err == nil {
@@ -104,24 +104,6 @@ SELECT pg_terminate_backend(pid)
 FROM pg_stat_activity
 WHERE datname = $1
   AND pid <> pg_backend_pid()`
-
-// dropSlots drops the logical slots of a database that nobody uses any more.
-const dropSlots = `
-SELECT pg_drop_replication_slot(slot_name)
-FROM pg_replication_slots
-WHERE database = $1
-  AND active_pid IS NULL`
-
-// evict ends a database's sessions and drops its slots.
-func evict(ctx context.Context, conn *pgx.Conn, name string) error {
-	if _, err := conn.Exec(ctx, terminateSessions, name); err != nil {
-		return fmt.Errorf("ending the sessions: %w", err)
-	}
-	if _, err := conn.Exec(ctx, dropSlots, name); err != nil {
-		return fmt.Errorf("dropping the slots: %w", err)
-	}
-	return nil
-}
 
 // listSubscriptions lists the current database's subscriptions, quoted.
 const listSubscriptions = `

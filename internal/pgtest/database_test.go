@@ -70,7 +70,7 @@ func TestDatabaseIsDropped(t *testing.T) {
 // TestDatabaseOfAStoppedServer must not fail when the test stopped its server.
 func TestDatabaseOfAStoppedServer(t *testing.T) {
 	t.Parallel()
-	c := Cluster(t, pgserver.Options{Major: 15})
+	c := Cluster(t, pgserver.Options{Major: oldest})
 	Database(t, c)
 	if err := c.Stop(t.Context()); err != nil {
 		t.Fatal(err)
@@ -79,13 +79,13 @@ func TestDatabaseOfAStoppedServer(t *testing.T) {
 
 func TestServerIsShared(t *testing.T) {
 	t.Parallel()
-	if Server(t, 18) != Server(t, 18) {
+	if again := Server(t, newest); again != Server(t, newest) {
 		t.Error("two servers of one major")
 	}
-	if a, b := Server(t, 15), Server(t, 18); a == b || a.Major() != 15 || b.Major() != 18 {
-		t.Errorf("majors %d and %d, want 15 and 18", a.Major(), b.Major())
+	if a, b := Server(t, oldest), Server(t, newest); a.Major() != oldest || b.Major() != newest {
+		t.Errorf("majors %d and %d, want %d and %d", a.Major(), b.Major(), oldest, newest)
 	}
-	if Cluster(t, pgserver.Options{Major: 18}) == Server(t, 18) {
+	if Cluster(t, pgserver.Options{Major: newest}) == Server(t, newest) {
 		t.Error("the test's own cluster is the shared server")
 	}
 }
@@ -104,7 +104,7 @@ func TestDatabaseNames(t *testing.T) {
 
 func TestExecAndValue(t *testing.T) {
 	t.Parallel()
-	url := Database(t, Server(t, 18))
+	url := Database(t, Server(t, newest))
 	// One text is one transaction, one call one session.
 	Exec(t, url, "CREATE TABLE t (n int); INSERT INTO t VALUES (1)", "SET my.value = '5'", "INSERT INTO t SELECT current_setting('my.value')::int")
 	if got := Value[[]int32](t, url, "SELECT array_agg(n ORDER BY n) FROM t WHERE n < $1", 9); !slices.Equal(got, []int32{1, 5}) {

@@ -57,7 +57,7 @@ func (l *link) frontend() {
 		message, frame, err := readMessage(l.fromClient)
 		if err != nil {
 			if !l.muted.Load() && l.proxy.pass(l) {
-				l.server.CloseWrite() // the client is gone: so it shall look to the server
+				l.endRequests() // the client is gone: so it shall look to the server
 			}
 			return
 		}
@@ -76,6 +76,12 @@ func (l *link) frontend() {
 			return
 		}
 	}
+}
+
+// endRequests tells the server that nothing more comes, and still reads what it
+// has to say.
+func (l *link) endRequests() {
+	l.server.CloseWrite() //nolint:errcheck // fails where the server has ended, which backend sees
 }
 
 // forward writes a message to the server.
@@ -104,7 +110,7 @@ func (l *link) cutAfter(message byte, frame []byte) {
 	// A COPY's Query still waits for its ReadyForQuery, which CopyDone and
 	// CopyFail bring.
 	if !answered(message) && message != 'c' && message != 'f' || l.unanswered.Load() <= 0 {
-		l.server.CloseWrite()
+		l.endRequests()
 	}
 }
 
@@ -126,7 +132,7 @@ func (l *link) backend() {
 		}
 		if l.muted.Load() {
 			if message == 'Z' && left <= 0 {
-				l.server.CloseWrite()
+				l.endRequests()
 			}
 			continue
 		}

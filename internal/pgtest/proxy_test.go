@@ -101,7 +101,7 @@ func TestProxyForwards(t *testing.T) {
 
 func TestProxyForwardsCancelRequests(t *testing.T) {
 	t.Parallel()
-	_, proxied, direct := through(t, 18)
+	_, proxied, direct := through(t, newest)
 	conn := open(t, proxied)
 	var group errgroup.Group
 	group.Go(func() error {
@@ -173,24 +173,43 @@ func TestProxyCutsAtCommit(t *testing.T) {
 	}
 }
 
-// TestProxyCutAfterLeavesTheServerAtWork cuts under a statement that is long.
+// TestProxyCutAfterLeavesTheServerAtWork cuts under a statement that waits for
+// a lock until the client has long gone.
 func TestProxyCutAfterLeavesTheServerAtWork(t *testing.T) {
 	t.Parallel()
-	p, proxied, direct := through(t, 15)
+	p, proxied, direct := through(t, newest)
 	Exec(t, direct, "CREATE TABLE t (n int)")
-	// A server that looks for lost clients must not see one either.
-	conn := open(t, proxied+"&client_connection_check_interval=20ms")
+	holder := open(t, direct)
+	if _, err := holder.Exec(t.Context(), "SELECT pg_advisory_lock(1)"); err != nil {
+		t.Fatal(err)
+	}
+	if newest >= 14 { // a server that looks for lost clients must not see one either
+		proxied += "&client_connection_check_interval=20ms"
+	}
+	conn := open(t, proxied)
 	p.OnFrontend(func(_ int, message byte, payload []byte) Action {
-		if message == 'Q' && strings.Contains(string(payload), "pg_sleep") {
+		if message == 'Q' && strings.Contains(string(payload), "pg_advisory_lock") {
 			return CutAfter
 		}
 		return Forward
 	})
-	if _, err := conn.Exec(t.Context(), "INSERT INTO t SELECT 1 FROM pg_sleep(0.5)", pgx.QueryExecModeSimpleProtocol); err == nil {
+	if _, err := conn.Exec(t.Context(), "INSERT INTO t SELECT 1 FROM pg_advisory_lock(1)", pgx.QueryExecModeSimpleProtocol); err == nil {
 		t.Error("the answer was delivered")
 	}
-	if sleeping(t, direct) != 1 {
-		t.Error("the server does not go on")
+	const waiting = `
+SELECT count(*)
+FROM pg_locks AS l
+JOIN pg_database AS d ON d.oid = l.database
+WHERE l.locktype = 'advisory'
+  AND NOT l.granted
+  AND d.datname = current_database()`
+	eventually(t, "the waiting statement", func() bool { return Value[int](t, direct, waiting) == 1 })
+	Exec(t, direct, "SELECT pg_sleep(0.2)") // some looks for lost clients
+	if n := Value[int](t, direct, waiting); n != 1 {
+		t.Fatal("the server does not go on")
+	}
+	if _, err := holder.Exec(t.Context(), "SELECT pg_advisory_unlock(1)"); err != nil {
+		t.Fatal(err)
 	}
 	eventually(t, "the server's work", func() bool { return Value[int](t, direct, "SELECT count(*) FROM t") == 1 })
 	eventually(t, "the end of its session", func() bool { return p.Connections() == 0 })
@@ -198,7 +217,7 @@ func TestProxyCutAfterLeavesTheServerAtWork(t *testing.T) {
 
 func TestProxyCutAndRestore(t *testing.T) {
 	t.Parallel()
-	p, proxied, direct := through(t, 18)
+	p, proxied, direct := through(t, newest)
 	conn := open(t, proxied)
 	addr := p.Addr()
 	for range 2 {
@@ -223,7 +242,7 @@ func TestProxyCutAndRestore(t *testing.T) {
 
 func TestProxyStall(t *testing.T) {
 	t.Parallel()
-	p, proxied, direct := through(t, 18)
+	p, proxied, direct := through(t, newest)
 	Exec(t, direct, "CREATE TABLE t (n int)")
 	conn, silent := open(t, proxied), open(t, proxied)
 	p.Stall()
@@ -255,7 +274,7 @@ func TestProxyStall(t *testing.T) {
 
 func TestProxyHandlerMayCut(t *testing.T) {
 	t.Parallel()
-	p, proxied, _ := through(t, 18)
+	p, proxied, _ := through(t, newest)
 	conn := open(t, proxied)
 	p.OnFrontend(func(int, byte, []byte) Action {
 		p.Cut()
@@ -267,10 +286,10 @@ func TestProxyHandlerMayCut(t *testing.T) {
 }
 
 func TestProxyLeavesNoGoroutine(t *testing.T) {
-	Server(t, 18)
+	Server(t, newest)
 	before := goleak.IgnoreCurrent()
 	t.Run("use", func(t *testing.T) {
-		p, proxied, _ := through(t, 18)
+		p, proxied, _ := through(t, newest)
 		open(t, proxied)
 		p.Stall()
 	})

@@ -48,7 +48,7 @@ func Identify(ctx context.Context, s *pg.Server) (Identity, error) {
 func (id *Identity) fromReplication(ctx context.Context, s *pg.Server) (bool, error) {
 	conn, err := s.Replication(ctx)
 	if err != nil {
-		return false, nil //nolint:nilerr // the caller asks another way
+		return false, nil // the caller asks another way
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing was changed through it
 	sys, err := pglogrepl.IdentifySystem(ctx, conn)

@@ -37,8 +37,10 @@ type row struct {
 func (j Journal) Append(ctx context.Context, records ...journal.Record) error {
 	rows := make([]row, len(records))
 	for i, r := range records {
-		rows[i] = row{List: r.List, Run: r.Run, Seq: r.Seq, Step: r.Step, Event: string(r.Event), Facts: r.Facts, Error: r.Error,
-			At: r.At.UTC().Format("2006-01-02T15:04:05.999999Z07:00")}
+		rows[i] = row{
+			List: r.List, Run: r.Run, Seq: r.Seq, Step: r.Step, Event: string(r.Event), Facts: r.Facts, Error: r.Error,
+			At: r.At.UTC().Format("2006-01-02T15:04:05.999999Z07:00"),
+		}
 	}
 	if _, err := j.Server.Pool().Exec(ctx, appendSQL, rows); err != nil {
 		if pg.IsCode(err, pg.UniqueViolation) {

