@@ -299,7 +299,7 @@ func (s *Server) Environment() []string {
 	env := []string{
 		"PGHOST=" + c.Host, "PGPORT=" + strconv.Itoa(int(c.Port)), "PGDATABASE=" + c.Database, "PGUSER=" + c.User,
 		"PGAPPNAME=" + s.ApplicationName("client"), "PGCONNECT_TIMEOUT=10", "PGCLIENTENCODING=UTF8",
-		"PGOPTIONS=-c default_transaction_read_only=off -c statement_timeout=0",
+		"PGOPTIONS=" + s.clientOptions(),
 	}
 	if c.Password != "" {
 		env = append(env, "PGPASSWORD="+c.Password)
@@ -308,6 +308,16 @@ func (s *Server) Environment() []string {
 		env = append(env, "PG"+strings.ToUpper(k)+"="+v)
 	}
 	return env
+}
+
+// clientOptions lift what would end a long run of a client program; those of
+// older majors do not know transaction_timeout, so that it is lifted here.
+func (s *Server) clientOptions() string {
+	options := "-c default_transaction_read_only=off -c statement_timeout=0"
+	if s.Major() >= 17 {
+		options += " -c transaction_timeout=0"
+	}
+	return options
 }
 
 // tlsKeywords returns the sslmode, sslrootcert, sslcert and sslkey of a

@@ -1,0 +1,214 @@
+package schema
+
+// The queries of the fingerprint that read what stands on tables: indexes,
+// constraints, triggers. Each returns kind, identity, section and definition.
+
+// indexesSQL10 is for 10, which knows neither INCLUDE nor partitioned indexes.
+const indexesSQL10 = `
+select 'index',
+       format('%I.%I', n.nspname, x.relname),
+       case when i.indisprimary or i.indisreplident then 'identity' else 'post-data' end,
+       concat_ws(' ',
+           case when i.indisunique then 'unique' end,
+           case when not i.indimmediate then 'deferrable' end,
+           'on', i.indrelid::regclass, 'using', m.amname,
+           (select format('(%s)', string_agg(
+                       coalesce(quote_ident(a.attname), '(expression)')
+                       || case when k.ord <= i.indnatts and o.option & 1 = 1 then ' desc' else '' end
+                       || case when k.ord <= i.indnatts and o.option & 2 = 2 then ' nulls first' else '' end,
+                       ', ' order by k.ord))
+              from unnest(i.indkey::int2[]) with ordinality k (attnum, ord)
+              left join unnest(i.indoption::int2[]) with ordinality o (option, ord) on o.ord = k.ord
+              left join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum),
+           case when i.indpred is not null then 'where' end)
+  from pg_index i
+  join pg_class x on x.oid = i.indexrelid
+  join pg_namespace n on n.oid = x.relnamespace
+  join pg_am m on m.oid = x.relam
+ where i.indisvalid
+   and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'pgcutover')
+   and not exists (select from pg_depend e
+                    where e.classid = 'pg_class'::regclass and e.objid = i.indrelid and e.deptype = 'e')`
+
+// indexesSQL11 tells key columns from included ones. A partitioned index counts
+// when invalid too: pg_dump moves it.
+const indexesSQL11 = `
+select 'index',
+       format('%I.%I', n.nspname, x.relname),
+       case when i.indisprimary or i.indisreplident then 'identity' else 'post-data' end,
+       concat_ws(' ',
+           case when i.indisunique then 'unique' end,
+           case when not i.indimmediate then 'deferrable' end,
+           'on', i.indrelid::regclass, 'using', m.amname,
+           (select format('(%s)', string_agg(
+                       coalesce(quote_ident(a.attname), '(expression)')
+                       || case when o.option & 1 = 1 then ' desc' else '' end
+                       || case when o.option & 2 = 2 then ' nulls first' else '' end,
+                       ', ' order by k.ord) filter (where k.ord <= i.indnkeyatts))
+                   || coalesce(' include (' || string_agg(
+                       quote_ident(a.attname), ', ' order by k.ord) filter (where k.ord > i.indnkeyatts) || ')', '')
+              from unnest(i.indkey::int2[]) with ordinality k (attnum, ord)
+              left join unnest(i.indoption::int2[]) with ordinality o (option, ord) on o.ord = k.ord
+              left join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum),
+           case when i.indpred is not null then 'where' end,
+           case when not i.indisvalid then 'invalid' end)
+  from pg_index i
+  join pg_class x on x.oid = i.indexrelid
+  join pg_namespace n on n.oid = x.relnamespace
+  join pg_am m on m.oid = x.relam
+ where (i.indisvalid or x.relkind = 'I')
+   and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'pgcutover')
+   and not exists (select from pg_depend e
+                    where e.classid = 'pg_class'::regclass and e.objid = i.indrelid and e.deptype = 'e')`
+
+func indexesQuery(major int) string {
+	if major < 11 {
+		return indexesSQL10
+	}
+	return indexesSQL11
+}
+
+// constraintsSQL10 is for 10, where partitions have no foreign keys from their
+// parents. The columns of a check are sorted: their order in the catalog is
+// that of the expression.
+const constraintsSQL10 = `
+select case when k.conrelid <> 0 then 'table constraint' else 'domain constraint' end,
+       case when k.conrelid <> 0 then format('%I on %s', k.conname, k.conrelid::regclass)
+                                 else format('%I on %s', k.conname, k.contypid::regtype) end,
+       case when k.contype = 'p' or coalesce(i.indisreplident, false) then 'identity'
+            when k.contype = 'c' and k.convalidated then 'pre-data'
+            else 'post-data' end,
+       concat_ws(' ',
+           case k.contype when 'p' then 'primary key' when 'u' then 'unique' when 'f' then 'foreign key'
+                          when 'x' then 'exclude' else 'check' end,
+           (select format('(%s)', string_agg(quote_ident(a.attname), ', '
+                       order by case when k.contype <> 'c' then u.ord end, a.attname))
+              from unnest(k.conkey) with ordinality u (attnum, ord)
+              join pg_attribute a on a.attrelid = k.conrelid and a.attnum = u.attnum),
+           case when k.contype = 'f' then
+               'references ' || k.confrelid::regclass
+               || (select format(' (%s)', string_agg(quote_ident(a.attname), ', ' order by u.ord))
+                     from unnest(k.confkey) with ordinality u (attnum, ord)
+                     join pg_attribute a on a.attrelid = k.confrelid and a.attnum = u.attnum)
+               || format(' match %s on update %s on delete %s', k.confmatchtype, k.confupdtype, k.confdeltype) end,
+           case when k.condeferrable then 'deferrable' end,
+           case when k.condeferred then 'deferred' end,
+           case when not k.convalidated then 'not valid' end)
+  from pg_constraint k
+  join pg_namespace n on n.oid = k.connamespace
+  left join pg_index i on i.indexrelid = k.conindid and i.indrelid = k.conrelid and k.contype in ('p', 'u', 'x')
+ where k.contype in ('p', 'u', 'f', 'x', 'c')
+   and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'pgcutover')
+   and not exists (select from pg_depend e
+                    where e.deptype = 'e'
+                      and (e.classid = 'pg_class'::regclass and e.objid = k.conrelid
+                           or e.classid = 'pg_type'::regclass and e.objid = k.contypid))`
+
+// constraintsSQL11 leaves out the foreign keys that partitions have from their
+// parents, and those towards the partitions of a referenced table: each major
+// names them differently. NOT NULL is a constraint on 18; here it is the
+// column's matter on every major.
+const constraintsSQL11 = `
+select case when k.conrelid <> 0 then 'table constraint' else 'domain constraint' end,
+       case when k.conrelid <> 0 then format('%I on %s', k.conname, k.conrelid::regclass)
+                                 else format('%I on %s', k.conname, k.contypid::regtype) end,
+       case when k.contype = 'p' or coalesce(i.indisreplident, false) then 'identity'
+            when k.contype = 'c' and k.convalidated then 'pre-data'
+            else 'post-data' end,
+       concat_ws(' ',
+           case k.contype when 'p' then 'primary key' when 'u' then 'unique' when 'f' then 'foreign key'
+                          when 'x' then 'exclude' else 'check' end,
+           (select format('(%s)', string_agg(quote_ident(a.attname), ', '
+                       order by case when k.contype <> 'c' then u.ord end, a.attname))
+              from unnest(k.conkey) with ordinality u (attnum, ord)
+              join pg_attribute a on a.attrelid = k.conrelid and a.attnum = u.attnum),
+           case when k.contype = 'f' then
+               'references ' || k.confrelid::regclass
+               || (select format(' (%s)', string_agg(quote_ident(a.attname), ', ' order by u.ord))
+                     from unnest(k.confkey) with ordinality u (attnum, ord)
+                     join pg_attribute a on a.attrelid = k.confrelid and a.attnum = u.attnum)
+               || format(' match %s on update %s on delete %s', k.confmatchtype, k.confupdtype, k.confdeltype) end,
+           case when k.condeferrable then 'deferrable' end,
+           case when k.condeferred then 'deferred' end,
+           case when not k.convalidated then 'not valid' end)
+  from pg_constraint k
+  join pg_namespace n on n.oid = k.connamespace
+  left join pg_index i on i.indexrelid = k.conindid and i.indrelid = k.conrelid and k.contype in ('p', 'u', 'x')
+ where k.contype in ('p', 'u', 'f', 'x', 'c')
+   and not (k.contype = 'f' and k.conparentid <> 0)
+   and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'pgcutover')
+   and not exists (select from pg_depend e
+                    where e.deptype = 'e'
+                      and (e.classid = 'pg_class'::regclass and e.objid = k.conrelid
+                           or e.classid = 'pg_type'::regclass and e.objid = k.contypid))`
+
+func constraintsQuery(major int) string {
+	if major < 11 {
+		return constraintsSQL10
+	}
+	return constraintsSQL11
+}
+
+// triggersSQL10 is for 10 to 12, where the triggers that partitions have from
+// their parents count as internal.
+const triggersSQL10 = `
+select 'trigger',
+       format('%I on %s', g.tgname, g.tgrelid::regclass),
+       'post-data',
+       concat_ws(' ',
+           case when g.tgtype & 64 = 64 then 'instead of' when g.tgtype & 2 = 2 then 'before' else 'after' end,
+           case when g.tgtype & 4 = 4 then 'insert' end,
+           case when g.tgtype & 8 = 8 then 'delete' end,
+           case when g.tgtype & 16 = 16 then 'update' end,
+           case when g.tgtype & 32 = 32 then 'truncate' end,
+           case when g.tgtype & 1 = 1 then 'for each row' else 'for each statement' end,
+           case when g.tgqual is not null then 'when' end,
+           case when g.tgdeferrable then 'deferrable' end,
+           case when g.tginitdeferred then 'deferred' end,
+           'execute', g.tgfoid::regprocedure,
+           case g.tgenabled when 'O' then '' when 'D' then 'disabled' when 'A' then 'always' else 'replica' end)
+  from pg_trigger g
+  join pg_class c on c.oid = g.tgrelid
+  join pg_namespace n on n.oid = c.relnamespace
+  join pg_proc p on p.oid = g.tgfoid
+  join pg_namespace pn on pn.oid = p.pronamespace
+ where not g.tgisinternal
+   and g.tgname !~ '^pgcutover_' and pn.nspname <> 'pgcutover'
+   and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'pgcutover')
+   and not exists (select from pg_depend e
+                    where e.classid = 'pg_class'::regclass and e.objid = g.tgrelid and e.deptype = 'e')`
+
+// triggersSQL13 leaves those out by tgparentid.
+const triggersSQL13 = `
+select 'trigger',
+       format('%I on %s', g.tgname, g.tgrelid::regclass),
+       'post-data',
+       concat_ws(' ',
+           case when g.tgtype & 64 = 64 then 'instead of' when g.tgtype & 2 = 2 then 'before' else 'after' end,
+           case when g.tgtype & 4 = 4 then 'insert' end,
+           case when g.tgtype & 8 = 8 then 'delete' end,
+           case when g.tgtype & 16 = 16 then 'update' end,
+           case when g.tgtype & 32 = 32 then 'truncate' end,
+           case when g.tgtype & 1 = 1 then 'for each row' else 'for each statement' end,
+           case when g.tgqual is not null then 'when' end,
+           case when g.tgdeferrable then 'deferrable' end,
+           case when g.tginitdeferred then 'deferred' end,
+           'execute', g.tgfoid::regprocedure,
+           case g.tgenabled when 'O' then '' when 'D' then 'disabled' when 'A' then 'always' else 'replica' end)
+  from pg_trigger g
+  join pg_class c on c.oid = g.tgrelid
+  join pg_namespace n on n.oid = c.relnamespace
+  join pg_proc p on p.oid = g.tgfoid
+  join pg_namespace pn on pn.oid = p.pronamespace
+ where not g.tgisinternal and g.tgparentid = 0
+   and g.tgname !~ '^pgcutover_' and pn.nspname <> 'pgcutover'
+   and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'pgcutover')
+   and not exists (select from pg_depend e
+                    where e.classid = 'pg_class'::regclass and e.objid = g.tgrelid and e.deptype = 'e')`
+
+func triggersQuery(major int) string {
+	if major < 13 {
+		return triggersSQL10
+	}
+	return triggersSQL13
+}

@@ -1,0 +1,12 @@
+create procedure public.work(inout n integer) language plpgsql as $$ begin n := 1; end $$;
+create table public.parted (id integer, region text, ref integer references public.customers, primary key (id, region), unique (region, id)) partition by hash (id);
+create table public.parted_0 partition of public.parted for values with (modulus 2, remainder 0);
+create table public.parted_1 (like public.parted including all);
+alter table public.parted attach partition public.parted_1 for values with (modulus 2, remainder 1);
+create index parted_region on public.parted (lower(region));
+create trigger parted_touch after insert on public.parted for each row execute procedure public.nothing();
+create table public.parted_default (a integer not null, b integer not null) partition by list (a);
+create table public.parted_default_1 partition of public.parted_default default;
+create unique index parted_default_key on public.parted_default (a, b);
+alter table public.parted_default_1 replica identity using index parted_default_1_a_b_idx;
+create unique index covering on public.by_constraint (a) include (b);
