@@ -63,7 +63,15 @@ func archive(t *testing.T, files map[string]string) []byte {
 // under root; it has a dot in no name that matters to the tests.
 func openFolder(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "pgcutover-test-")
+	who, err := serverUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	base, err := openTempDir(t.Context(), who)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp(base, "pgcutover-test-")
 	if err != nil {
 		t.Fatal(err)
 	}

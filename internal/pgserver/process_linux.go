@@ -1,8 +1,10 @@
 package pgserver
 
 import (
+	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 )
@@ -11,6 +13,11 @@ import (
 // started it ends, see prctl(2), PR_SET_PDEATHSIG. SIGQUIT is the postmaster's
 // immediate shutdown, which takes its children with it.
 func dieWithParent(attr *syscall.SysProcAttr) { attr.Pdeathsig = syscall.SIGQUIT }
+
+// worksIn reports whether the process is a server with that data folder.
+func worksIn(_ context.Context, pid int, data string) bool {
+	return slices.Contains(orphans(data), pid)
+}
 
 // orphans lists the processes that work in a data folder: what is left of a
 // server whose postmaster was killed.

@@ -27,19 +27,9 @@ type scratch struct {
 // newScratch makes an empty temporary folder that the user who runs servers can
 // reach; name becomes part of its name.
 func newScratch(ctx context.Context, who *syscall.Credential, name string) (*scratch, error) {
-	base := ""
-	for _, candidate := range []string{os.TempDir(), "/tmp", "/var/tmp"} {
-		if info, err := os.Stat(candidate); err == nil && info.IsDir() && reachable(ctx, who, candidate) {
-			base = candidate
-			break
-		}
-	}
-	if base == "" {
-		return nil, fmt.Errorf("no temporary folder that the user who runs the servers can reach: tried %s, /tmp and /var/tmp", os.TempDir())
-	}
-	base, err := filepath.EvalSymlinks(base)
+	base, err := openTempDir(ctx, who)
 	if err != nil {
-		return nil, fmt.Errorf("resolving the temporary folder: %w", err)
+		return nil, err
 	}
 	sweep(ctx, base)
 	for range 100 {
@@ -53,6 +43,17 @@ func newScratch(ctx context.Context, who *syscall.Credential, name string) (*scr
 		}
 	}
 	return nil, fmt.Errorf("making a temporary folder in %s: every name was taken", base)
+}
+
+// openTempDir returns a folder for temporary files that the user who runs the
+// servers can reach.
+func openTempDir(ctx context.Context, who *syscall.Credential) (string, error) {
+	for _, dir := range []string{os.TempDir(), "/tmp", "/var/tmp"} {
+		if info, err := os.Stat(dir); err == nil && info.IsDir() && reachable(ctx, who, dir) {
+			return filepath.EvalSymlinks(dir)
+		}
+	}
+	return "", fmt.Errorf("no temporary folder that the user who runs the servers can reach: tried %s, /tmp and /var/tmp", os.TempDir())
 }
 
 // claim makes dir and locks it. The lock comes first: whatever a sweep finds
@@ -122,16 +123,9 @@ func sweep(ctx context.Context, base string) {
 func endOrphan(ctx context.Context, dir string) bool {
 	data := filepath.Join(dir, dataFolder)
 	pid := postmasterPid(data)
-	if pid == 0 || syscall.Kill(pid, 0) != nil {
-		return false
-	}
 	// The number may have gone to another program since.
-	line, err := command{
-		path: "/bin/ps", args: []string{"-o", "command=", "-p", strconv.Itoa(pid)},
-		bound: 10 * time.Second,
-	}.run(ctx)
-	if err != nil || !strings.Contains(line, data) {
-		return false
+	if pid == 0 || !worksIn(ctx, pid, data) {
+		return len(orphans(data)) > 0
 	}
 	return syscall.Kill(pid, syscall.SIGQUIT) == nil
 }
