@@ -1,0 +1,251 @@
+package preflight
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/pgcutover/pgcutover/internal/pg"
+)
+
+// sequencesSQL lists the sequences that the role cannot read, by schema.
+const sequencesSQL = `
+select n.nspname::text as schema, array_agg(format('%I.%I', n.nspname, c.relname) order by c.relname) as names
+  from pg_class c
+  join pg_namespace n on n.oid = c.relnamespace
+ where c.relkind = 'S' and c.relpersistence <> 't' and c.oid >= 16384
+   and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast', 'pgcutover')
+   and not exists (select 1 from pg_depend d
+                    where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
+   and not (has_sequence_privilege(c.oid, 'select') and has_schema_privilege(n.oid, 'usage'))
+ group by n.nspname
+ order by n.nspname`
+
+type namesRow struct {
+	Schema string
+	Names  []string
+}
+
+// checkSequences finds sequences whose values the role may not read: they would
+// begin anew on the new server.
+func checkSequences(ctx context.Context, p *Pair) ([]Finding, error) {
+	rows, err := read[namesRow](ctx, p.Old, "reading rights on the sequences", sequencesSQL)
+	if err != nil {
+		return nil, err
+	}
+	role := quote(p.Old.User())
+	var found []Finding
+	for _, r := range rows {
+		found = append(found, Finding{
+			ID: "sequences.unreadable", Severity: Blocker, Server: string(pg.Old), Object: "schema " + quote(r.Schema),
+			Seen: fmt.Sprintf("no SELECT for %s on %s: %s", role, plural(len(r.Names), "sequence"), list(r.Names)),
+			Why:  "Logical replication does not carry sequences: one that cannot be read would give out used values on the new server.",
+			Fix: fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s; GRANT SELECT ON ALL SEQUENCES IN SCHEMA %s TO %s;",
+				quote(r.Schema), role, quote(r.Schema), role),
+		})
+	}
+	return found, nil
+}
+
+// removedTypesSQL lists columns of types that 12 removed.
+// https://www.postgresql.org/docs/release/12.0/
+const removedTypesSQL = `
+select format('%I.%I', n.nspname, c.relname) as table, format('%I %s', a.attname, t.typname) as column
+  from pg_attribute a
+  join pg_class c on c.oid = a.attrelid
+  join pg_namespace n on n.oid = c.relnamespace
+  join pg_type t on t.oid = a.atttypid or t.typarray = a.atttypid
+ where t.typnamespace = 'pg_catalog'::regnamespace and t.typname in ('abstime', 'reltime', 'tinterval')
+   and c.relkind in ('r', 'p', 'v', 'm', 'f', 'c') and c.oid >= 16384 and a.attnum > 0 and not a.attisdropped
+   and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast')
+ order by n.nspname, c.relname, a.attnum`
+
+// withOidsSQL lists tables with a hidden oid column, which 12 no longer has.
+// relhasoids exists before 12 only.
+const withOidsSQL = `
+select format('%I.%I', n.nspname, c.relname)
+  from pg_class c
+  join pg_namespace n on n.oid = c.relnamespace
+ where c.relhasoids and c.relkind in ('r', 'p') and c.oid >= 16384
+   and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast')
+ order by 1`
+
+type columnRow struct{ Table, Column string }
+
+// checkTypes finds what a move from before 12 to 12 or later cannot carry.
+func checkTypes(ctx context.Context, p *Pair) ([]Finding, error) {
+	if p.Old.Major() >= 12 || p.New.Major() < 12 {
+		return nil, nil
+	}
+	columns, err := read[columnRow](ctx, p.Old, "looking for removed types", removedTypesSQL)
+	if err != nil {
+		return nil, err
+	}
+	var found []Finding
+	for _, c := range columns {
+		found = append(found, Finding{
+			ID: "types.removed", Severity: Blocker, Server: string(pg.Old), Object: c.Table,
+			Seen: "column " + c.Column, Why: "PostgreSQL 12 removed the types abstime, reltime and tinterval.",
+			Fix: fmt.Sprintf("ALTER TABLE %s ALTER COLUMN ... TYPE timestamptz; (or interval)", c.Table),
+		})
+	}
+	tables, err := readValues[string](ctx, p.Old, "looking for tables with OIDs", withOidsSQL)
+	for _, t := range tables {
+		found = append(found, Finding{
+			ID: "types.with-oids", Severity: Warning, Server: string(pg.Old), Object: t,
+			Seen: "WITH OIDS", Why: "PostgreSQL 12 and later have no hidden oid column: the table arrives without it.",
+			Fix: fmt.Sprintf("ALTER TABLE %s SET WITHOUT OIDS;", t),
+		})
+	}
+	return found, err
+}
+
+// triggersSQL lists user triggers that fire while changes are applied. Ours are
+// told by the schema of their function.
+const triggersSQL = `
+select format('%I on %I.%I', t.tgname, n.nspname, c.relname) as name,
+       case t.tgenabled when 'A' then 'ALWAYS' else 'REPLICA' end as fires,
+       p.oid::regprocedure::text as function
+  from pg_trigger t
+  join pg_class c on c.oid = t.tgrelid
+  join pg_namespace n on n.oid = c.relnamespace
+  join pg_proc p on p.oid = t.tgfoid
+  join pg_namespace f on f.oid = p.pronamespace
+ where not t.tgisinternal and t.tgenabled in ('A', 'R') and f.nspname <> 'pgcutover' and n.nspname <> 'pgcutover'
+ order by n.nspname, c.relname, t.tgname`
+
+type triggerRow struct{ Name, Fires, Function string }
+
+// eventTriggersSQL lists event triggers that are on and not an extension's.
+const eventTriggersSQL = `
+select format('%I (%s, %s)', e.evtname, e.evtevent, e.evtfoid::regprocedure)
+  from pg_event_trigger e
+ where e.evtenabled <> 'D'
+   and not exists (select 1 from pg_depend d
+                    where d.classid = 'pg_event_trigger'::regclass and d.objid = e.oid and d.deptype = 'e')
+ order by e.evtname`
+
+// checkTriggers lists what of the application's code runs inside the move.
+func checkTriggers(ctx context.Context, p *Pair) ([]Finding, error) {
+	rows, err := read[triggerRow](ctx, p.Old, "reading triggers", triggersSQL)
+	if err != nil {
+		return nil, err
+	}
+	var found []Finding
+	for _, t := range rows {
+		found = append(found, Finding{
+			ID: "triggers.replica", Severity: Warning, Server: string(pg.Old), Object: "trigger " + t.Name,
+			Seen: fmt.Sprintf("ENABLE %s, calls %s", t.Fires, t.Function),
+			Why: "It fires on the new server for every replicated row, with an empty search_path: " +
+				"unqualified names in it stop the stream, and what it writes may be there twice.",
+			Fix: fmt.Sprintf("qualify every name in it, or until the cutover: ALTER TABLE ... ENABLE TRIGGER (%s)", t.Name),
+		})
+	}
+	events, err := readValues[string](ctx, p.Old, "reading event triggers", eventTriggersSQL)
+	if len(events) > 0 {
+		found = append(found, Finding{
+			ID: "triggers.event", Severity: Note, Server: string(pg.Old), Object: "event triggers",
+			Seen: list(events),
+			Why:  "They fire for the move's own DDL on the old server: one that refuses it, or writes a table during the freeze, stops the cutover (undone safely).",
+		})
+	}
+	return found, err
+}
+
+// notCarriedSQL lists, by kind, the application's relations that logical
+// replication does not carry, with their size as of the last VACUUM or ANALYZE:
+// asking for the size of now would wait for locks.
+const notCarriedSQL = `
+select k.kind, array_agg(format('%I.%I', n.nspname, c.relname) order by n.nspname, c.relname) as names,
+       sum(c.relpages::bigint * current_setting('block_size')::bigint)::bigint as size
+  from pg_class c
+  join pg_namespace n on n.oid = c.relnamespace
+ cross join lateral (
+   select case when c.relkind = 'm' then 'materialized view'
+               when c.relkind = 'f' then 'foreign table'
+               when c.relkind = 'p' then 'partitioned table'
+               when c.relkind = 'r' and c.relpersistence = 'u' then 'unlogged table'
+               when c.relkind = 'r' and c.relhassubclass then 'inheritance parent' end as kind
+ ) k
+ where k.kind is not null and c.oid >= 16384 and c.relpersistence <> 't'
+   and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast', 'pgcutover')
+   and not exists (select 1 from pg_depend d
+                    where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
+ group by k.kind
+ order by k.kind`
+
+type kindRow struct {
+	Kind  string
+	Names []string
+	Size  int64
+}
+
+// largeObjectsSQL counts large objects and their size as of the last VACUUM.
+const largeObjectsSQL = `
+select (select count(*) from pg_largeobject_metadata) as objects,
+       (select relpages::bigint * current_setting('block_size')::bigint
+          from pg_class where oid = 'pg_largeobject'::regclass) as size`
+
+type largeObjects struct{ Objects, Size int64 }
+
+// consequence says, of each kind, how much it matters and what becomes of it.
+var consequence = map[string]struct {
+	severity Severity
+	why, fix string
+}{
+	"unlogged table": {
+		Warning, "Unlogged tables have no WAL: on the new server they are made, and stay empty.",
+		"ALTER TABLE ... SET LOGGED; or fill them anew after the cutover",
+	},
+	"materialized view": {
+		Warning, "Logical replication does not fill materialized views: unpopulated, they refuse to be read.",
+		"on new, before clients come: REFRESH MATERIALIZED VIEW ...;",
+	},
+	"foreign table": {Note, "Foreign tables are carried as definitions: the new server must reach the same foreign servers.", ""},
+	"partitioned table": {
+		Note, "Partitions are replicated one by one: a partition made during the move must be made on both servers.",
+		"pause the making of partitions (pg_partman) until the move is complete, or make them ahead",
+	},
+	"inheritance parent": {Note, "Inherited tables are replicated one by one, each with its own replica identity.", ""},
+}
+
+// checkNotCarried lists what the move leaves behind or carries differently.
+func checkNotCarried(ctx context.Context, p *Pair) ([]Finding, error) {
+	kinds, err := read[kindRow](ctx, p.Old, "looking for what is not replicated", notCarriedSQL)
+	if err != nil {
+		return nil, err
+	}
+	var found []Finding
+	for _, k := range kinds {
+		c := consequence[k.Kind]
+		seen := fmt.Sprintf("%s: %s", plural(len(k.Names), k.Kind), list(k.Names))
+		if k.Size > 0 {
+			seen += ", about " + bytes(k.Size)
+		}
+		found = append(found, Finding{
+			ID:       "not-carried." + strings.ReplaceAll(k.Kind, " ", "-"),
+			Severity: c.severity, Server: string(pg.Old), Object: k.Kind + "s", Seen: seen, Why: c.why, Fix: c.fix,
+		})
+	}
+	lo, err := readOne[largeObjects](ctx, p.Old, "counting large objects", largeObjectsSQL)
+	if err != nil {
+		return nil, err
+	}
+	if lo.Objects > 0 {
+		found = append(found, Finding{
+			ID: "not-carried.large-object", Severity: Warning, Server: string(pg.Old), Object: "large objects",
+			Seen: fmt.Sprintf("%s, about %s", plural(int(lo.Objects), "large object"), bytes(lo.Size)),
+			Why:  "Logical replication does not carry large objects, and no trigger can fence them: those made or changed meanwhile are lost.",
+			Fix:  "stop their writers and carry them with pg_dump --large-objects --section=data, or keep the bytes in a bytea column",
+		})
+	}
+	if p.Old.Major() < 11 {
+		found = append(found, Finding{
+			ID: "not-carried.truncate", Severity: Warning, Server: string(pg.Old), Object: "TRUNCATE",
+			Seen: "PostgreSQL 10 publishes",
+			Why:  "PostgreSQL 10 does not replicate TRUNCATE: the rows would stay on the new server.",
+			Fix:  "use DELETE in place of TRUNCATE until the move is complete",
+		})
+	}
+	return found, nil
+}

@@ -1,0 +1,183 @@
+package preflight
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pgcutover/pgcutover/internal/hint"
+)
+
+// Result is what became of one check.
+type Result struct {
+	ID       string        `json:"id"`
+	About    string        `json:"about"`
+	Ran      bool          `json:"ran"` // false: it could not be made
+	Findings int           `json:"findings"`
+	Took     time.Duration `json:"took_ns"`
+}
+
+// Report is what a run found: the checks in their order, the findings in the
+// order of their checks, and how many of each severity.
+type Report struct {
+	Checks   []Result  `json:"checks"`
+	Findings []Finding `json:"findings"`
+	Blocking int       `json:"blockers"`
+	Warnings int       `json:"warnings"`
+	Notes    int       `json:"notes"`
+}
+
+// Blockers returns the findings that stand in the way.
+func (r Report) Blockers() []Finding {
+	var out []Finding
+	for _, f := range r.Findings {
+		if f.Severity == Blocker {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// defaultJobs keeps a run well inside the pools of the two servers.
+const defaultJobs = 4
+
+// Run makes the checks, at most jobs at a time (less than one means four), and
+// keeps their order in the report. A check that could not be made becomes a
+// blocker that names the cause; the others go on. The only error is the end of
+// ctx.
+func Run(ctx context.Context, pair *Pair, checks []Check, jobs int) (Report, error) {
+	if jobs < 1 {
+		jobs = defaultJobs
+	}
+	found := make([][]Finding, len(checks))
+	results := make([]Result, len(checks))
+	var group errgroup.Group
+	group.SetLimit(jobs)
+	for i, check := range checks {
+		group.Go(func() error {
+			began := time.Now()
+			findings, err := check.Run(ctx, pair)
+			if err != nil {
+				findings = append(findings, couldNotRun(check, pair, err))
+			}
+			found[i] = findings
+			results[i] = Result{ID: check.ID, About: check.About, Ran: err == nil, Findings: len(findings), Took: time.Since(began)}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return Report{}, err
+	}
+	if err := context.Cause(ctx); err != nil {
+		return Report{}, fmt.Errorf("checking the servers: %w", err)
+	}
+	return newReport(results, slices.Concat(found...)), nil
+}
+
+func newReport(results []Result, findings []Finding) Report {
+	r := Report{Checks: results, Findings: findings}
+	if r.Findings == nil {
+		r.Findings = []Finding{} // an empty list in JSON, not null
+	}
+	for _, f := range findings {
+		switch f.Severity {
+		case Blocker:
+			r.Blocking++
+		case Warning:
+			r.Warnings++
+		default:
+			r.Notes++
+		}
+	}
+	return r
+}
+
+func couldNotRun(c Check, p *Pair, err error) Finding {
+	return Finding{
+		ID: c.ID + ".could-not-run", Severity: Blocker, Server: Both, Object: "check " + c.ID,
+		Seen: p.New.Redacted(p.Old.Redacted(err)).Error(),
+		Why:  "The check could not run, so nobody knows whether " + c.About + ".",
+		Fix:  hint.Of(err),
+	}
+}
+
+// shownPerKind is how many findings of one kind the text names; the rest is
+// counted.
+const shownPerKind = 12
+
+// WriteText writes the report for people: blockers first, then warnings and
+// notes, findings of one kind together.
+func (r Report) WriteText(w io.Writer) error {
+	ordered := slices.Clone(r.Findings)
+	rank := map[Severity]int{Blocker: 0, Warning: 1, Note: 2}
+	slices.SortStableFunc(ordered, func(a, b Finding) int { return cmp.Compare(rank[a.Severity], rank[b.Severity]) })
+	var b strings.Builder
+	for len(ordered) > 0 {
+		same := 1
+		for same < len(ordered) && alike(ordered[0], ordered[same]) {
+			same++
+		}
+		writeKind(&b, ordered[:same])
+		ordered = ordered[same:]
+	}
+	fmt.Fprintf(&b, "%s: %s, %s, %s\n", plural(len(r.Checks), "check"),
+		plural(r.Blocking, "blocker"), plural(r.Warnings, "warning"), plural(r.Notes, "note"))
+	if _, err := io.WriteString(w, b.String()); err != nil {
+		return fmt.Errorf("writing the report: %w", err)
+	}
+	return nil
+}
+
+func alike(a, b Finding) bool {
+	return a.ID == b.ID && a.Severity == b.Severity && a.Server == b.Server && a.Why == b.Why
+}
+
+// writeKind writes findings that are alike: the consequence once, then each.
+func writeKind(b *strings.Builder, same []Finding) {
+	f := same[0]
+	fmt.Fprintf(b, "%s  %s  (%s)\n", strings.ToUpper(string(f.Severity)), f.ID, f.Server)
+	fmt.Fprintf(b, "  %s\n", f.Why)
+	for i, f := range same {
+		if i == shownPerKind {
+			fmt.Fprintf(b, "  - and %d more; all of them with --json\n", len(same)-i)
+			break
+		}
+		line := f.Seen
+		if f.Object != "" {
+			line = f.Object + ": " + f.Seen
+		}
+		fmt.Fprintf(b, "  - %s\n", indent(line, "    "))
+		if f.Fix != "" {
+			fmt.Fprintf(b, "      %s\n", indent(f.Fix, "      "))
+		}
+	}
+	b.WriteByte('\n')
+}
+
+func indent(text, by string) string {
+	return strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n"+by)
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// listed is how many names a finding about several objects spells out.
+const listed = 10
+
+// list joins names, counting what is past the tenth.
+func list(names []string) string {
+	if len(names) <= listed {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:listed], ", "), len(names)-listed)
+}
