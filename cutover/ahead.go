@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/pgcutover/pgcutover/fence"
+	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/step"
 	"github.com/pgcutover/pgcutover/sequences"
 )
@@ -50,12 +51,25 @@ func (c *Cutover) ahead(ctx context.Context) (any, error) {
 	return facts, fence.DryRun(ctx, c.New)
 }
 
+// undoAhead also waits for an old server that is restarting: its crash is the
+// likeliest reason for undoing.
 func (c *Cutover) undoAhead(ctx context.Context) error {
-	err := fence.DetachForUndo(ctx, c.Old, c.attempt, aheadBound, func(text string) { step.Progress(ctx, "%s", text) })
-	if errors.Is(err, fence.ErrNotMine) {
+	var last error
+	began := time.Now()
+	err := pg.Wait(ctx, "the old server to answer", 500*time.Millisecond, 0, func(text string) { step.Progress(ctx, "%s", text) },
+		func(ctx context.Context) (bool, string, error) {
+			last = fence.DetachForUndo(ctx, c.Old, c.attempt, aheadBound, func(text string) { step.Progress(ctx, "%s", text) })
+			again := last != nil && pg.Lost(last) && !errors.Is(last, pg.ErrTimeout) && !errors.Is(last, fence.ErrNotMine) &&
+				!errors.Is(last, fence.ErrDecided) && time.Since(began) < oldBound
+			return !again, "the old server cannot be reached", nil
+		})
+	switch {
+	case err != nil:
+		return errors.Join(err, last)
+	case errors.Is(last, fence.ErrNotMine):
 		return nil // a newer attempt owns the triggers now
 	}
-	return err
+	return last
 }
 
 func (c *Cutover) aheadStatements() ([]step.Statement, error) {

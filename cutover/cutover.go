@@ -54,6 +54,9 @@ type Cutover struct {
 	// resolveWithin is how long a lost answer to the COMMIT is looked for; 0
 	// means resolveBound.
 	resolveWithin time.Duration
+	// commitWithin is how long the COMMIT's answer is waited for; 0 means
+	// commitBound.
+	commitWithin time.Duration
 }
 
 // ErrBlocked is wrapped when the gates find that the move is not ready.
@@ -234,8 +237,21 @@ func (c *Cutover) Unfinished(ctx context.Context) error {
 // without beginning anything: nil when a cutover could begin now.
 func (c *Cutover) Ready(ctx context.Context) error {
 	if err := c.mayBegin(ctx); err != nil {
+		if errors.Is(err, ErrInterrupted) {
+			return c.underWay(ctx, err)
+		}
 		return err
 	}
 	_, err := c.gates(ctx)
 	return err
+}
+
+// underWay tells an attempt that a tool is still at work on from one that was
+// interrupted.
+func (c *Cutover) underWay(ctx context.Context, interrupted error) error {
+	holder, err := pg.LockHolder(ctx, c.Old)
+	if err != nil || holder == "" {
+		return errors.Join(interrupted, err)
+	}
+	return hint.With(fmt.Errorf("%w: %s", pg.ErrLockHeld, holder), "wait for it to end; then run: pgcutover status")
 }

@@ -70,7 +70,11 @@ func (c *Cutover) decide(ctx context.Context) (any, error) {
 		c.lease.Rollback(context.WithoutCancel(ctx))
 		return nil, fmt.Errorf("%w: %w", step.ErrRefuted, err)
 	}
-	answer, cancel := context.WithTimeout(ctx, commitBound)
+	bound := c.commitWithin
+	if bound == 0 {
+		bound = commitBound
+	}
+	answer, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
 	err = c.lease.Commit(answer)
 	facts := decideFacts{CommitMS: ms(time.Since(began))}

@@ -10,6 +10,9 @@ import (
 // SetResolveBound changes how long a lost answer is looked for.
 func SetResolveBound(c *Cutover, d time.Duration) { c.resolveWithin = d }
 
+// SetCommitBound changes how long the COMMIT's answer is waited for.
+func SetCommitBound(c *Cutover, d time.Duration) { c.commitWithin = d }
+
 // Begin takes the one-tool lock and the next attempt, as Run does before the
 // first step, and returns what gives the lock back.
 func Begin(ctx context.Context, c *Cutover) (end func(), err error) {

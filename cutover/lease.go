@@ -20,7 +20,8 @@ func (c *Cutover) leaseStep() step.Step {
 		Statements: step.Fixed(
 			step.Statement{Server: "old", SQL: "begin"},
 			step.Statement{Server: "old", SQL: state.TurnLockSQL, Why: "every undo elsewhere waits for this row"},
-			step.Statement{Server: "old", SQL: "lock table only <every table> in share update exclusive mode", Why: "writers are not touched; DDL and vacuum stay out"}),
+			step.Statement{Server: "old", SQL: "lock table only <every table> in share update exclusive mode", Why: "writers are not touched; DDL and vacuum stay out"},
+			step.Statement{Server: "old", SQL: fence.AttachSQL(c.Move.Name, fence.Table{Schema: "<schema>", Name: "<every table made since ahead>"})}),
 		UndoStatements: step.Fixed(step.Statement{Server: "old", SQL: "rollback"}),
 	}
 }

@@ -90,6 +90,7 @@ func TestCommitThatNeverArrives(t *testing.T) {
 
 // The server committed and its answer got lost: a yes, so it goes forward.
 func TestCommitWhoseAnswerIsLost(t *testing.T) {
+	t.Parallel()
 	eachPair(t, func(t *testing.T, pair pgtest.Pair) {
 		t.Parallel()
 		m := started(t, pair)
@@ -109,6 +110,7 @@ func TestCommitWhoseAnswerIsLost(t *testing.T) {
 // The network swallows everything from the COMMIT on, without closing a
 // connection: the tool must look for the decision, not wait for an answer.
 func TestCommitIntoSilence(t *testing.T) {
+	t.Parallel()
 	eachPair(t, func(t *testing.T, pair pgtest.Pair) {
 		t.Parallel()
 		m := started(t, pair)
@@ -156,9 +158,31 @@ func (o *onDone) StepDone(s step.Step, _ any, _ time.Duration) {
 	}
 }
 
+// The tool has lost the connection while its COMMIT is still on its way. Old
+// shows no decision, yet that is no no: the committing session lives.
+func TestCommitStillOnItsWay(t *testing.T) {
+	t.Parallel()
+	eachPair(t, func(t *testing.T, pair pgtest.Pair) {
+		t.Parallel()
+		m := started(t, pair)
+		m.atCommit(func() pgtest.Action {
+			<-time.After(3 * time.Second)
+			return pgtest.Forward
+		}, nil)
+		c := m.cutover(t)
+		cutover.SetCommitBound(c, 500*time.Millisecond)
+		if err := c.Run(t.Context(), t.Context()); err != nil {
+			t.Fatalf("%v\n%s", err, hint.Of(err))
+		}
+		m.writes(t, pg.New)
+		m.proved(t, pg.New)
+	})
+}
+
 // The COMMIT landed and old cannot be reached any more: the decision's arrival
 // on new is a yes, new serves; only the clean-up has to wait for old.
 func TestCommitThenOldUnreachable(t *testing.T) {
+	t.Parallel()
 	eachPair(t, func(t *testing.T, pair pgtest.Pair) {
 		t.Parallel()
 		m := started(t, pair)
@@ -179,6 +203,7 @@ func TestCommitThenOldUnreachable(t *testing.T) {
 // The tool is told to stop at once, at the COMMIT, and sees no answer: it knows
 // nothing and undoes nothing. The guard opens new.
 func TestCommitThenToolStopped(t *testing.T) {
+	t.Parallel()
 	eachPair(t, func(t *testing.T, pair pgtest.Pair) {
 		t.Parallel()
 		m := started(t, pair)
@@ -204,6 +229,7 @@ func TestCommitThenToolStopped(t *testing.T) {
 // The COMMIT never arrived and old cannot be reached: nobody may say no, so
 // nothing is undone; old's writers go on all the same, and resume undoes.
 func TestCommitNeverArrivesAndOldUnreachable(t *testing.T) {
+	t.Parallel()
 	eachPair(t, func(t *testing.T, pair pgtest.Pair) {
 		t.Parallel()
 		m := started(t, pair)

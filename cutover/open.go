@@ -33,8 +33,10 @@ func (c *Cutover) open(ctx context.Context) (any, error) {
 			if errors.Is(err, fence.ErrNotYet) {
 				return false, "neither the decision nor the marker is there yet", nil
 			}
-			if err != nil && pg.Lost(err) && !errors.Is(err, fence.ErrNotMine) {
-				return false, err.Error(), nil // new restarts or the network broke: the transaction is asked again
+			if err != nil && !errors.Is(err, fence.ErrNotMine) {
+				// New restarts, the network broke, or somebody altered the database
+				// at the same moment: nobody takes writes, so it is asked again.
+				return false, err.Error(), nil
 			}
 			if opened {
 				facts.By = "tool"

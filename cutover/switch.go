@@ -8,7 +8,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgcutover/pgcutover/fence"
 	"github.com/pgcutover/pgcutover/internal/pg"
+	"github.com/pgcutover/pgcutover/internal/state"
 	"github.com/pgcutover/pgcutover/internal/step"
 	"github.com/pgcutover/pgcutover/traffic"
 )
@@ -51,16 +53,57 @@ type switchFacts struct {
 
 func (c *Cutover) switchOver(ctx context.Context) (any, error) {
 	var facts switchFacts
-	if err := c.ensureLock(ctx); err != nil {
-		return nil, err
+	// An old server that died after the decision must not keep the clients from
+	// new: the drivers run all the same, and what needs old fails the step.
+	lost := c.awaitLock(ctx)
+	if errors.Is(lost, pg.ErrLockHeld) {
+		return nil, lost
 	}
-	if err := c.endSessions(ctx, &facts); err != nil {
-		return nil, err
+	if lost == nil {
+		if err := c.endSessions(ctx, &facts); err != nil {
+			return nil, err
+		}
 	}
+	errs := c.driveAll(ctx, lost, &facts)
+	if lost != nil {
+		return facts, errors.Join(append(errs, lost)...)
+	}
+	raised, warnings, err := c.raiseSequences(ctx)
+	facts.Raised, facts.Warnings = raised, append(facts.Warnings, warnings...)
+	for _, w := range facts.Warnings {
+		step.Progress(ctx, "%s", w)
+	}
+	return facts, errors.Join(append(errs, err)...)
+}
+
+// oldBound is how long an old server that does not answer is waited for.
+const oldBound = 20 * time.Second
+
+// awaitLock is ensureLock for an old server that may be restarting.
+func (c *Cutover) awaitLock(ctx context.Context) error {
+	var last error
+	err := pg.Wait(ctx, "the old server to answer", 500*time.Millisecond, oldBound, func(text string) { step.Progress(ctx, "%s", text) },
+		func(ctx context.Context) (bool, string, error) {
+			last = c.ensureLock(ctx)
+			if last == nil || errors.Is(last, pg.ErrLockHeld) || !pg.Lost(last) {
+				return true, "", nil
+			}
+			return false, "the old server cannot be reached", nil
+		})
+	if err != nil {
+		return errors.Join(err, last)
+	}
+	return last
+}
+
+// driveAll sends the clients to new. Before each driver somebody else must be
+// kept out: by the one-tool lock, or, with old out of reach, by new itself,
+// which serves under this very attempt.
+func (c *Cutover) driveAll(ctx context.Context, lost error, facts *switchFacts) []error {
 	var errs []error
 	for _, d := range c.Drivers {
-		if err := c.ensureLock(ctx); err != nil {
-			return nil, err
+		if err := c.mayDrive(ctx, lost); err != nil {
+			return append(errs, err)
 		}
 		// One driver's failure must not keep the others' clients waiting.
 		if err := c.drive(ctx, d); err != nil {
@@ -69,12 +112,21 @@ func (c *Cutover) switchOver(ctx context.Context) (any, error) {
 		}
 		facts.Drivers = append(facts.Drivers, d.Name())
 	}
-	raised, warnings, err := c.raiseSequences(ctx)
-	facts.Raised, facts.Warnings = raised, append(facts.Warnings, warnings...)
-	for _, w := range facts.Warnings {
-		step.Progress(ctx, "%s", w)
+	return errs
+}
+
+func (c *Cutover) mayDrive(ctx context.Context, lost error) error {
+	if lost == nil {
+		return c.ensureLock(ctx)
 	}
-	return facts, errors.Join(append(errs, err)...)
+	turn, err := state.ReadTurn(ctx, c.New.Pool())
+	if err != nil {
+		return err
+	}
+	if turn.Attempt != c.attempt || !turn.Open {
+		return fmt.Errorf("switching clients for attempt %d while attempt %d has the turn (open: %t): %w", c.attempt, turn.Attempt, turn.Open, fence.ErrNotMine)
+	}
+	return nil
 }
 
 func (c *Cutover) drive(ctx context.Context, d traffic.Driver) error {

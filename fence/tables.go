@@ -111,7 +111,8 @@ func Detach(ctx context.Context, s *pg.Server, bound time.Duration, progress fun
 	})
 }
 
-// unfencedSQL counts tables without our trigger, or with it not enabled always.
+// unfencedSQL counts tables without our trigger, or with it not enabled always,
+// or with one of its name that is not ours.
 const unfencedSQL = `
 select count(*)
   from pg_class c
@@ -119,7 +120,8 @@ select count(*)
  where c.relkind in ('r', 'p') and c.relpersistence <> 't' and c.oid >= 16384
    and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast', 'pgcutover')
    and not exists (select 1 from pg_trigger t
-                    where t.tgrelid = c.oid and t.tgname = $1 and t.tgenabled = 'A')`
+                    where t.tgrelid = c.oid and t.tgname = $1 and t.tgenabled = 'A'
+                      and t.tgfoid = to_regprocedure('pgcutover.fence()'))`
 
 // ErrUnfenced means that a table has no fence, so that closing would not close
 // it.
@@ -217,6 +219,9 @@ func changeOne(ctx context.Context, s *pg.Server, doing string, j job) error {
 		if vanished(last) {
 			return nil
 		}
+		if last != nil && ctx.Err() != nil {
+			return blocked(ctx, s, j.table, last) // the bound passed while the server was waiting for the table
+		}
 		if last == nil || !retryable(last) {
 			return wrapChange(last, s, doing, []job{j})
 		}
@@ -273,13 +278,21 @@ func wrapChange(err error, s *pg.Server, doing string, batch []job) error {
 	return err
 }
 
-// holdersSQL names the sessions that hold locks on a table.
+// holdersSQL names the session or prepared transaction that holds locks on a
+// table; never the tool's own, which only waits for it.
 const holdersSQL = `
-select a.pid, coalesce(a.usename, ''), coalesce(a.state, ''), a.xact_start, left(coalesce(a.query, ''), 120)
+select coalesce(a.pid, 0), coalesce(a.usename, x.owner, ''),
+       case when x.gid is not null then format('prepared transaction %L', x.gid) else coalesce(a.state, '') end,
+       coalesce(a.xact_start, x.prepared), left(coalesce(a.query, ''), 120)
   from pg_locks l
-  join pg_stat_activity a on a.pid = l.pid
- where l.relation = to_regclass($1) and l.granted and l.pid <> pg_backend_pid()
- order by a.xact_start nulls last
+  left join pg_stat_activity a on a.pid = l.pid
+  left join pg_locks own on l.pid is null and own.virtualtransaction = l.virtualtransaction
+                        and own.pid is null and own.locktype = 'transactionid'
+  left join pg_prepared_xacts x on x.transaction = own.transactionid
+ where l.relation = to_regclass($1) and l.granted and l.pid is distinct from pg_backend_pid()
+   and coalesce(a.application_name, '') not like 'pgcutover/%'
+   and (a.pid is not null or x.gid is not null)
+ order by 4 nulls last
  limit 1`
 
 // blocked turns a deadline on one table into an error that names the holder.
@@ -294,6 +307,10 @@ func blocked(ctx context.Context, s *pg.Server, t Table, last error) error {
 	)
 	if err := s.Pool().QueryRow(look, holdersSQL, t.Identifier()).Scan(&pid, &user, &what, &since, &query); err != nil {
 		return errors.Join(cause, fmt.Errorf("table %s could not be locked: %w", t.Identifier(), last))
+	}
+	if pid == 0 {
+		return hint.With(fmt.Errorf("table %s is held by a %s of %s: %w", t.Identifier(), what, user, cause),
+			"end it: COMMIT PREPARED or ROLLBACK PREPARED")
 	}
 	return hint.With(fmt.Errorf("table %s is held by session %d (%s, %s): %s: %w", t.Identifier(), pid, user, what, query, cause),
 		fmt.Sprintf("wait for that transaction, or end it: select pg_terminate_backend(%d);", pid))

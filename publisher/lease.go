@@ -329,13 +329,7 @@ func (l *Lease) ExpireAfter(d time.Duration) {
 	if l.expiry != nil {
 		l.expiry.Stop()
 	}
-	l.expiry = time.AfterFunc(d, func() {
-		ctx, cancel := context.WithTimeout(context.Background(), leaseStatement)
-		defer cancel()
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.rollback(ctx)
-	})
+	l.expiry = time.AfterFunc(d, func() { l.Rollback(context.Background()) })
 }
 
 // transaction states of a session as the protocol reports them.
@@ -356,7 +350,9 @@ func (l *Lease) Transaction(f func(state.Querier) error) error {
 }
 
 // Rollback ends the lease's transaction, if one is open: waiting writers go on
-// as if nothing had happened. The one-tool lock stays.
+// as if nothing had happened. The one-tool lock stays. A server that does not
+// answer within five seconds ends the session instead, and ctx only gives
+// values: nobody may be kept waiting because the tool was told to stop.
 func (l *Lease) Rollback(ctx context.Context) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -373,7 +369,9 @@ func (l *Lease) rollback(ctx context.Context) {
 	if s := l.conn.PgConn().TxStatus(); s != inTransaction && s != inFailedTransaction {
 		return
 	}
-	if _, err := l.conn.Exec(ctx, "rollback"); err != nil {
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseStatement)
+	defer cancel()
+	if _, err := l.conn.Exec(limit, "rollback"); err != nil {
 		// Without an answer the surest end is the session's own.
 		pg.Close(ctx, l.conn)
 		l.lose(fmt.Errorf("%w: %w", ErrLeaseLost, err))

@@ -153,8 +153,12 @@ func createSlot(ctx context.Context, s *pg.Server, bound time.Duration, progress
 			}
 			return pglogrepl.ParseLSN(res.r.ConsistentPoint)
 		case <-tick.C:
-			waitsFor = slotBlockers(limit, s)
-			if progress != nil && waitsFor != "" {
+			text := slotBlockers(limit, s)
+			if text == "" {
+				continue // not to be had; what was seen last goes into the error
+			}
+			waitsFor = text
+			if progress != nil {
 				progress("creating the slot waits for " + waitsFor)
 			}
 		}

@@ -22,6 +22,10 @@ type RemoveOptions struct {
 	Ours []Object
 	// Force drops objects that are neither in the state before nor Ours.
 	Force bool
+	// Guard, which may be nil, is called first in each transaction that drops
+	// something; its error ends the removal. It is for a condition that must
+	// still hold when a process that slept wakes up.
+	Guard func(context.Context, pgx.Tx) error
 	// Progress, which may be nil, is told how far the dropping is.
 	Progress func(string)
 }
@@ -96,7 +100,7 @@ func remove(ctx context.Context, new *pg.Server, before State, o RemoveOptions) 
 	for total := len(statements); ; {
 		n := min(size, len(statements))
 		last := n == len(statements)
-		err := dropBatch(ctx, conn, statements[:n], last, before)
+		err := dropBatch(ctx, conn, statements[:n], last, before, o.Guard)
 		if pg.IsCode(err, outOfMemory) && size > 1 {
 			size /= 2
 			continue
@@ -315,8 +319,13 @@ func (i item) drop(table string) string {
 
 // dropBatch executes the statements in one transaction; the last one also puts
 // owners and privileges back.
-func dropBatch(ctx context.Context, conn *pgx.Conn, statements []string, last bool, before State) error {
+func dropBatch(ctx context.Context, conn *pgx.Conn, statements []string, last bool, before State, guard func(context.Context, pgx.Tx) error) error {
 	return inTransaction(ctx, conn, func(tx pgx.Tx) error {
+		if guard != nil {
+			if err := guard(ctx, tx); err != nil {
+				return err
+			}
+		}
 		if err := execute(ctx, tx, statements); err != nil {
 			return err
 		}

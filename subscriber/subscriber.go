@@ -125,12 +125,23 @@ func CreateStatement(s *pg.Server, conninfo string) string {
 		pgx.Identifier{name}.Sanitize(), literal(conninfo), fmt.Sprintf(options, name))
 }
 
-// quietSQL keeps the statement, which holds a password, out of the server's
-// log; only a superuser may.
-const quietSQL = `
-set local log_statement = 'none';
-set local log_min_duration_statement = -1;
-set local log_min_error_statement = 'panic'`
+// quiet are the settings of a session whose statements, one of which holds a
+// password, stay out of the server's log; only a superuser may have them. They
+// must hold before its transaction begins: whether the statements of one are
+// sampled is decided then.
+// Postgres manual: 19.8, Error Reporting and Logging.
+func quiet(s *pg.Server) map[string]string {
+	settings := map[string]string{
+		"log_statement": "none", "log_min_duration_statement": "-1", "log_min_error_statement": "panic",
+	}
+	if s.Major() >= 12 {
+		settings["log_transaction_sample_rate"] = "0"
+	}
+	if s.Major() >= 13 {
+		settings["log_min_duration_sample"] = "-1"
+	}
+	return settings
+}
 
 const subscriptionSQL = `
 select oid, subenabled, coalesce(subslotname, '')
@@ -172,20 +183,23 @@ func Ensure(ctx context.Context, s *pg.Server, conninfo, owner string) error {
 	if err != nil {
 		return err
 	}
-	err = pgx.BeginFunc(ctx, s.Pool(), func(tx pgx.Tx) error {
-		if super {
-			if _, err := tx.Exec(ctx, quietSQL); err != nil {
-				return err
-			}
-		}
+	var settings map[string]string
+	if super {
+		settings = quiet(s)
+	}
+	conn, err := s.Connect(ctx, "subscribe", settings)
+	if err != nil {
+		return err
+	}
+	defer pg.Close(ctx, conn)
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, CreateStatement(s, conninfo)); err != nil {
 			return err
 		}
 		if owner == s.User() {
 			return nil
 		}
-		_, err := tx.Exec(ctx, fmt.Sprintf("alter subscription %s owner to %s",
-			pgx.Identifier{Name(s.Move())}.Sanitize(), pgx.Identifier{owner}.Sanitize()))
+		_, err := tx.Exec(ctx, OwnerSQL(s.Move(), owner))
 		return err
 	})
 	if err != nil {
@@ -208,6 +222,11 @@ func createError(s *pg.Server, err error) error {
 	return err
 }
 
+// OwnerSQL gives the subscription to the role that owns it.
+func OwnerSQL(move, owner string) string {
+	return fmt.Sprintf("alter subscription %s owner to %s", pgx.Identifier{Name(move)}.Sanitize(), pgx.Identifier{owner}.Sanitize())
+}
+
 // EnableSQL starts the apply worker.
 func EnableSQL(move string) string {
 	return "alter subscription " + pgx.Identifier{Name(move)}.Sanitize() + " enable"
@@ -225,10 +244,41 @@ func SetEnabled(ctx context.Context, s *pg.Server, enabled bool) error {
 	if enabled {
 		sql = EnableSQL(s.Move())
 	}
-	if _, err := s.Pool().Exec(ctx, sql); err != nil {
+	if err := alter(ctx, s, sql); err != nil {
 		return fmt.Errorf("running %q on the %s server: %w", sql, s.Side(), err)
 	}
 	return nil
+}
+
+// noEventTriggersSQL is for a superuser. Event triggers that came with the
+// schema must not fire for the tool's own DDL: one that writes a table is
+// refused by the closed fence, and then nobody could stop or drop the stream.
+const noEventTriggersSQL = `set local session_replication_role = replica`
+
+// noEventTriggers17SQL keeps also those away that are enabled always.
+const noEventTriggers17SQL = `
+set local session_replication_role = replica;
+set local event_triggers = off`
+
+// alter runs one statement about the subscription.
+func alter(ctx context.Context, s *pg.Server, sql string) error {
+	super, err := isSuperuser(ctx, s)
+	if err != nil {
+		return err
+	}
+	quiet := noEventTriggersSQL
+	if s.Major() >= 17 {
+		quiet = noEventTriggers17SQL
+	}
+	return pgx.BeginFunc(ctx, s.Pool(), func(tx pgx.Tx) error {
+		if super {
+			if _, err := tx.Exec(ctx, quiet); err != nil {
+				return fmt.Errorf("keeping event triggers away: %w", err)
+			}
+		}
+		_, err := tx.Exec(ctx, sql)
+		return err
+	})
 }
 
 const workersSQL = `
@@ -270,7 +320,7 @@ func Drop(ctx context.Context, s *pg.Server) (uint32, error) {
 		return 0, err
 	}
 	for _, sql := range DropStatements(s.Move()) {
-		if _, err := s.Pool().Exec(ctx, sql); err != nil {
+		if err := alter(ctx, s, sql); err != nil {
 			return sub.OID, fmt.Errorf("running %q on the %s server: %w", sql, s.Side(), s.Redacted(err))
 		}
 	}

@@ -61,6 +61,7 @@ func (s *start) phases() []step.Step {
 			Do: s.index, Statements: step.Fixed(
 				step.Statement{Server: "new", SQL: subscriber.DisableSQL(s.Options.Name)},
 				step.Statement{Server: "new", SQL: "-- pg_restore: post-data"},
+				s.attachStatement(),
 				step.Statement{Server: "new", SQL: subscriber.EnableSQL(s.Options.Name)}),
 		},
 		{Name: "catch-up", About: "wait until new is close behind old", Bound: long, Do: s.catchUp},
@@ -74,6 +75,13 @@ func (s *start) phases() []step.Step {
 			Statements: step.Fixed(step.Statement{Server: "new", SQL: "analyze <every table>"}),
 		},
 	}
+}
+
+// attachStatement stands for the fence triggers on new, whose tables are not
+// there before start.
+func (s *start) attachStatement() step.Statement {
+	t := fence.Table{Schema: "<schema>", Name: "<every table>"}
+	return step.Statement{Server: "new", SQL: fence.AttachSQL(s.Options.Name, t), Why: "on every table that has none yet"}
 }
 
 // Start does the phases that are not done yet, up to and including until
@@ -121,22 +129,22 @@ func (m *Move) record(ctx context.Context) (*state.Move, error) {
 	if err != nil {
 		return nil, err
 	}
-	have, err := state.Load(ctx, m.New)
-	if err != nil {
-		return nil, err
-	}
-	var before schema.State
-	if have == nil {
-		if before, err = schema.Snapshot(ctx, m.New); err != nil {
-			return nil, err
-		}
-	}
 	for _, s := range []*pg.Server{m.Old, m.New} {
 		if err := state.Create(ctx, s, *now); err != nil {
 			return nil, err
 		}
 	}
-	if have == nil {
+	// No phase runs before this is recorded, so when it is missing new is still
+	// as it was, also when an earlier start died in between.
+	recorded, err := state.Before(ctx, m.New, &schema.State{})
+	if err != nil {
+		return nil, err
+	}
+	if !recorded {
+		before, err := schema.Snapshot(ctx, m.New)
+		if err != nil {
+			return nil, err
+		}
 		if err := state.SetBefore(ctx, m.New, before); err != nil {
 			return nil, err
 		}
@@ -205,7 +213,9 @@ func (s *start) prepareStatements() ([]step.Statement, error) {
 			out = append(out, step.Statement{Server: string(server.Side()), SQL: sql})
 		}
 	}
-	return append(out, step.Statement{Server: "new", SQL: fence.ReadOnlySQL(s.New.Database(), true), Why: "multihost clients keep to old"}), nil
+	return append(out,
+		step.Statement{Server: "new", SQL: state.SetBeforeSQL, Why: "what new was like, for abort"},
+		step.Statement{Server: "new", SQL: fence.ReadOnlySQL(s.New.Database(), true), Why: "multihost clients keep to old"}), nil
 }
 
 type schemaFacts struct {
@@ -307,6 +317,7 @@ func (s *start) subscribeStatements() ([]step.Statement, error) {
 		{Server: "new", SQL: subscriber.CreateRoleSQL(name), Why: "only when the tool is a superuser; else its own role owns the subscription"},
 		{Server: "new", SQL: subscriber.RoleSettingSQL(subscriber.RoleName(name), s.New.Database()), Why: "triggers in apply workers may write"},
 		{Server: "new", SQL: subscriber.CreateStatement(s.New, "<connection to old>")},
+		{Server: "new", SQL: subscriber.OwnerSQL(name, subscriber.RoleName(name)), Why: "in the same transaction; only when that role was made"},
 		{Server: "new", SQL: subscriber.EnableSQL(name)},
 	}, nil
 }

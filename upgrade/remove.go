@@ -44,6 +44,9 @@ type remover struct {
 	options      RemoveOptions
 	subscription uint32 // OID that the subscription had
 	newSystem    string // system identifier of new, for its table synchronization slots
+	// seen is the attempt that had the turn on old when Abort looked; nil when
+	// old has no state, and for Complete.
+	seen *int64
 }
 
 // Abort removes all that the move has made on both servers, before a cutover,
@@ -91,36 +94,35 @@ func (r *remover) servers() []*pg.Server {
 }
 
 // mayAbort refuses another move's servers, a decided cutover and one that was
-// interrupted. Either server may have lost its state already.
+// interrupted. Either server may have lost its state already; then the other's
+// word is enough to refuse: what serves must not be emptied.
 func (r *remover) mayAbort(ctx context.Context) error {
-	found, err := r.ownState(ctx)
+	states, err := r.ownState(ctx)
 	if err != nil {
 		return err
 	}
-	if !found {
+	for _, s := range r.servers() {
+		if states[s.Side()] == nil {
+			continue
+		}
+		turn, err := state.ReadTurn(ctx, s.Pool())
+		if err != nil {
+			return err
+		}
+		if turn.Open != (s.Side() == pg.Old) {
+			return hint.With(fmt.Errorf("%w: the new server takes the writes, there is no way back by abort", ErrCutOver), "run pgcutover complete; if the cutover was interrupted, pgcutover resume")
+		}
+		if s.Side() == pg.Old {
+			r.seen = &turn.Attempt
+		}
+	}
+	if states[pg.Old] == nil || states[pg.New] == nil {
 		return nil // nothing but, perhaps, leftovers: the steps look for them
 	}
-	old, err := state.Load(ctx, r.Old)
-	if err != nil || old == nil {
-		return err
-	}
-	turn, err := state.ReadTurn(ctx, r.Old.Pool())
-	if err != nil {
-		return err
-	}
-	if !turn.Open {
-		return hint.With(fmt.Errorf("%w: the new server takes the writes, there is no way back by abort", ErrCutOver), "run pgcutover complete; if the cutover was interrupted, pgcutover resume")
-	}
-	if turn.Attempt == 0 || r.options.OldOnly {
-		return nil
-	}
-	return r.notInterrupted(ctx, *old)
+	return r.notInterrupted(ctx, *states[pg.Old])
 }
 
 func (r *remover) notInterrupted(ctx context.Context, recorded state.Move) error {
-	if m, err := state.Load(ctx, r.New); err != nil || m == nil {
-		return err
-	}
 	err := r.cutover(recorded).Interrupted(ctx)
 	if errors.Is(err, cutover.ErrAlreadyDone) {
 		return nil
@@ -128,38 +130,39 @@ func (r *remover) notInterrupted(ctx context.Context, recorded state.Move) error
 	return err
 }
 
-// ownState checks that whatever state there is belongs to this move and these
-// servers.
-func (r *remover) ownState(ctx context.Context) (bool, error) {
-	found := false
+// ownState loads whatever state there is, by side, and checks that it belongs
+// to this move and to these servers: a wrong URL must not empty or open
+// somebody else's database.
+func (r *remover) ownState(ctx context.Context) (map[pg.Side]*state.Move, error) {
+	found := map[pg.Side]*state.Move{}
 	for _, s := range r.servers() {
 		m, err := state.Load(ctx, s)
 		if err != nil {
-			return false, err
+			return nil, err
 		}
 		if m == nil {
 			continue
 		}
-		found = true
-		r.newSystem = m.New.System
-		if m.Name != r.Options.Name {
-			return false, hint.With(fmt.Errorf("the %s server belongs to the move %q, not %q", s.Side(), m.Name, r.Options.Name), "give that move's name")
-		}
 		if m.Side != s.Side() {
-			return false, hint.With(fmt.Errorf("the server given as %s is the %s server of the move %q", s.Side(), m.Side, m.Name), "old and new are swapped: correct the two URLs")
+			return nil, hint.With(fmt.Errorf("the server given as %s is the %s server of the move %q", s.Side(), m.Side, m.Name), "old and new are swapped: correct the two URLs")
 		}
+		if err := m.Owns(ctx, r.Options.Name, r.servers()...); err != nil {
+			return nil, err
+		}
+		found[s.Side()] = m
+		r.newSystem = m.New.System
 	}
 	return found, nil
 }
 
 func (r *remover) mayComplete(ctx context.Context) error {
-	found, err := r.ownState(ctx)
-	if err != nil || !found {
+	states, err := r.ownState(ctx)
+	if err != nil {
 		return err
 	}
-	m, err := state.Load(ctx, r.New)
-	if err != nil || m == nil {
-		return err // an earlier complete came past new
+	m := states[pg.New]
+	if m == nil {
+		return nil // an earlier complete came past new
 	}
 	turn, err := state.ReadTurn(ctx, r.New.Pool())
 	if err != nil {
@@ -255,20 +258,49 @@ func (r *remover) emptyNew(ctx context.Context) (any, error) {
 		return nil, err
 	}
 	return nil, schema.Remove(ctx, r.New, before, schema.RemoveOptions{
-		Ours: ours, Force: r.options.Force, Progress: func(text string) { step.Progress(ctx, "%s", text) },
+		Ours: ours, Force: r.options.Force, Guard: notInUse, Progress: func(text string) { step.Progress(ctx, "%s", text) },
 	})
+}
+
+// notInUse is asked before anything is dropped on new: an abort that slept,
+// and lost its lock, while another tool cut over must not empty what serves.
+func notInUse(ctx context.Context, tx pgx.Tx) error {
+	turn, err := state.LockTurn(ctx, tx)
+	if err != nil {
+		return err
+	}
+	if turn.Open || turn.Armed {
+		return hint.With(fmt.Errorf("%w, or under way", ErrCutOver), "see where things stand: pgcutover status")
+	}
+	return nil
 }
 
 func (r *remover) dropFences(ctx context.Context) (any, error) {
 	for _, s := range r.servers() {
-		if _, err := fence.Detach(ctx, s, 5*time.Minute, func(text string) { step.Progress(ctx, "%s", text) }); err != nil {
-			return nil, err
-		}
-		if err := fence.SetReadOnly(ctx, s, false); err != nil {
+		if err := r.dropFence(ctx, s); err != nil {
 			return nil, err
 		}
 	}
 	return nil, nil
+}
+
+// dropFence opens old, for an abort, only while no attempt has been taken since
+// it looked: another tool may have cut over meanwhile.
+func (r *remover) dropFence(ctx context.Context, s *pg.Server) error {
+	progress := func(text string) { step.Progress(ctx, "%s", text) }
+	if r.seen != nil && s.Side() == pg.Old {
+		if err := fence.DetachForUndo(ctx, s, *r.seen, 5*time.Minute, progress); err != nil {
+			return err
+		}
+		return fence.UndoOnOld(ctx, s, *r.seen, func(tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, fence.ReadOnlySQL(s.Database(), false))
+			return err
+		})
+	}
+	if _, err := fence.Detach(ctx, s, 5*time.Minute, progress); err != nil {
+		return err
+	}
+	return fence.SetReadOnly(ctx, s, false)
 }
 
 func (r *remover) dropNewFence(ctx context.Context) (any, error) {

@@ -31,8 +31,8 @@ type usageError struct{ err error }
 func (u *usageError) Error() string { return u.err.Error() }
 func (u *usageError) Unwrap() error { return u.err }
 
-// exitCode says which status an error stands for. Unfinished comes first: it
-// must never hide behind an interruption.
+// exitCode says which status an error stands for. Unfinished, and undone in part
+// only, come first: they must never hide behind an interruption or a blocker.
 func exitCode(err error, soft context.Context) int {
 	var (
 		unfinished *step.Unfinished
@@ -42,10 +42,10 @@ func exitCode(err error, soft context.Context) int {
 	switch {
 	case errors.As(err, &unfinished):
 		return exitUnfinished
+	case errors.As(err, &aborted) && !aborted.Undone:
+		return exitFailed
 	case errors.Is(err, cutover.ErrBlocked), errors.Is(err, upgrade.ErrBlockers):
 		return exitBlocked
-	case errors.As(err, &aborted) && !aborted.Undone:
-		return exitFailed // neither 130 nor 4 may promise an undo that did not succeed
 	case errors.Is(context.Cause(soft), errInterrupted):
 		return exitInterrupted
 	case aborted != nil:

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -40,10 +41,24 @@ func run(a *app, args []string) int {
 	if errors.As(err, &aborted) && !aborted.Undone {
 		err = hint.With(err, "run: pgcutover resume (it undoes the rest; what stands does not refuse writes)")
 	}
-	if h := hint.Of(err); h != "" {
+	if h := next(err, code); h != "" {
 		fmt.Fprintf(a.err, "next: %s\n", h)
 	}
 	return code
+}
+
+// next is the advice that comes with an error. One that leaves a cutover past
+// its point of no return always ends with the command that finishes it.
+func next(err error, code int) string {
+	advice := hint.Of(err)
+	const finish = "run: pgcutover resume"
+	switch {
+	case code != exitUnfinished || strings.Contains(advice, "pgcutover resume"):
+		return advice
+	case advice == "":
+		return finish
+	}
+	return advice + "\nthen " + finish
 }
 
 // errInterrupted is the cause of a context that a signal ended.
@@ -70,7 +85,9 @@ func signals(a *app) (soft, hard context.Context, stop func()) {
 				}
 				fmt.Fprintf(a.err, "pgcutover: %s again: stopping. To see where things stand: pgcutover status; to finish: pgcutover resume\n", s)
 				cancelHard(errInterrupted)
-				time.AfterFunc(10*time.Second, func() { os.Exit(exitInterrupted) })
+				// What was under way is neither finished nor undone: not the status
+				// that says so.
+				time.AfterFunc(10*time.Second, func() { os.Exit(exitUnfinished) })
 			}
 		}
 	}()

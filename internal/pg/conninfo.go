@@ -91,8 +91,12 @@ type redacted struct {
 func (r *redacted) Error() string { return r.text }
 func (r *redacted) Unwrap() error { return r.err }
 
+// keywordEscaper writes a value as libpq reads it within quotes.
+var keywordEscaper = strings.NewReplacer(`\`, `\\`, `'`, `\'`)
+
 // secrets lists the forms in which a connection string's password may appear
-// in a message: as written (percent-encoded in a URL) and as sent.
+// in a message: as written (percent-encoded in a URL, with backslashes among
+// keywords) and as sent.
 func secrets(conninfo string) []string {
 	if conninfo == "" {
 		return nil
@@ -100,19 +104,22 @@ func secrets(conninfo string) []string {
 	var out []string
 	add := func(s string) {
 		if s != "" {
-			out = append(out, s)
+			out = append(out, s, url.QueryEscape(s), url.PathEscape(s), keywordEscaper.Replace(s))
 		}
 	}
 	if u, err := url.Parse(conninfo); err == nil && u.User != nil {
 		if p, ok := u.User.Password(); ok {
 			add(p)
-			add(url.QueryEscape(p))
-			add(url.PathEscape(p))
 			if _, raw, found := strings.Cut(u.User.String(), ":"); found {
 				add(raw)
 			}
 		}
 		add(u.Query().Get("password"))
+		for pair := range strings.SplitSeq(u.RawQuery, "&") {
+			if raw, found := strings.CutPrefix(pair, "password="); found {
+				add(raw)
+			}
+		}
 	}
 	add(keywords(conninfo)["password"])
 	if c, err := pgx.ParseConfig(conninfo); err == nil {

@@ -91,11 +91,20 @@ func Unlock(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
+// lockSettings make the server notice within seconds that the tool's host has
+// vanished: with the system's defaults its lock would stay for hours.
+var lockSettings = map[string]string{
+	"statement_timeout":       "5s",
+	"tcp_keepalives_idle":     "2",
+	"tcp_keepalives_interval": "1",
+	"tcp_keepalives_count":    "3",
+}
+
 // HoldLock takes the one-tool lock on s in a session of its own and returns a
 // context that is cancelled, with the cause, as soon as that session dies, and
 // a function that gives the lock back.
 func HoldLock(ctx context.Context, s *Server, purpose string, bound time.Duration) (context.Context, func(), error) {
-	conn, err := s.Connect(ctx, purpose, map[string]string{"statement_timeout": "5s"})
+	conn, err := s.Connect(ctx, purpose, lockSettings)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -62,6 +62,7 @@ type Server struct {
 const (
 	statementTimeout = "60s"
 	lockTimeout      = "10s"
+	idleTimeout      = "10s" // in a transaction: a tool that was stopped must not hold locks for long
 	connectTimeout   = 10 * time.Second
 	poolSize         = 8
 )
@@ -138,7 +139,8 @@ func (s *Server) Address() string {
 }
 
 // Pool returns the pool of ordinary sessions: statement_timeout 60 s,
-// lock_timeout 10 s, default_transaction_read_only off, synchronous_commit on.
+// lock_timeout and idle_in_transaction_session_timeout 10 s,
+// default_transaction_read_only off, synchronous_commit on.
 func (s *Server) Pool() *pgxpool.Pool { return s.pool }
 
 // Settings that every session of the tool carries in its startup packet.
@@ -149,7 +151,7 @@ func baseSettings() map[string]string {
 	return map[string]string{
 		"statement_timeout":                   statementTimeout,
 		"lock_timeout":                        lockTimeout,
-		"idle_in_transaction_session_timeout": "60s",
+		"idle_in_transaction_session_timeout": idleTimeout,
 		"default_transaction_read_only":       "off",
 		"default_transaction_isolation":       "read committed",
 		"synchronous_commit":                  "on",
@@ -175,6 +177,14 @@ func (s *Server) sessionConfig(purpose string, settings map[string]string) *pgx.
 		c.RuntimeParams = map[string]string{}
 	}
 	maps.Copy(c.RuntimeParams, baseSettings())
+	// The version is known once the pool stands: sessions of their own, which
+	// may live long, are kept from timeouts that newer servers have.
+	if s.Major() >= 14 {
+		c.RuntimeParams["idle_session_timeout"] = "0"
+	}
+	if s.Major() >= 17 {
+		c.RuntimeParams["transaction_timeout"] = "0"
+	}
 	maps.Copy(c.RuntimeParams, settings)
 	c.RuntimeParams["application_name"] = s.ApplicationName(purpose)
 	return c
@@ -287,7 +297,7 @@ func (s *Server) Conninfo() string {
 }
 
 func quoteConninfo(v string) string {
-	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(v) + "'"
+	return "'" + keywordEscaper.Replace(v) + "'"
 }
 
 // Environment returns what a client program of PostgreSQL (pg_dump,

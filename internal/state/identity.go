@@ -59,17 +59,50 @@ func (id *Identity) fromReplication(ctx context.Context, s *pg.Server) (bool, er
 	return true, nil
 }
 
-func (id Identity) mustBe(side string, now Identity) error {
+// sameDatabase compares all but the timeline.
+func (id Identity) sameDatabase(side string, now Identity) error {
 	switch {
 	case id.System != now.System:
 		return hint.With(fmt.Errorf("the %s server is not the one that this move was started with: system identifier %s, was %s", side, now.System, id.System),
-			"correct "+side+".url; a server restored from a backup or replaced needs a new move (pgcutover abort, then start)")
+			"correct "+side+".url. If new is gone for good: pgcutover abort --old-only. If old is: drop the new database and begin anew with pgcutover start")
 	case id.Database != now.Database:
 		return hint.With(fmt.Errorf("the %s database %q is not the one that this move was started with: OID %d, was %d", side, now.Name, now.Database, id.Database),
 			"it was dropped and made again, or the URL names another database")
-	case id.Timeline != now.Timeline:
+	}
+	return nil
+}
+
+func (id Identity) mustBe(side string, now Identity) error {
+	if err := id.sameDatabase(side, now); err != nil {
+		return err
+	}
+	if id.Timeline != now.Timeline {
 		return hint.With(fmt.Errorf("the %s server is on timeline %d, the move was started on %d: it failed over or was restored", side, now.Timeline, id.Timeline),
 			"the streams of this move may have lost changes: run pgcutover abort, then start again")
+	}
+	return nil
+}
+
+// Owns checks that this state may be removed together with what it made on the
+// given servers: it is the named move's, and they are the databases that the
+// move was started with. One that has failed over since passes, because
+// removing the move is the way out then.
+func (m *Move) Owns(ctx context.Context, name string, servers ...*pg.Server) error {
+	if m.Name != name {
+		return hint.With(fmt.Errorf("the %s server belongs to the move %q, not %q", m.Side, m.Name, name), "give that move's name")
+	}
+	for _, s := range servers {
+		now, err := Identify(ctx, s)
+		if err != nil {
+			return err
+		}
+		was := m.Old
+		if s.Side() == pg.New {
+			was = m.New
+		}
+		if err := was.sameDatabase(string(s.Side()), now); err != nil {
+			return err
+		}
 	}
 	return nil
 }

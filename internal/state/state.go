@@ -95,7 +95,9 @@ values ($1, $2, $3, $4)`
 const turnSQL = `insert into pgcutover.turn (open) values ($1)`
 
 // Statements returns what Create runs on a server, for the plan.
-func Statements() []string { return []string{schemaSQL} }
+func Statements() []string {
+	return []string{schemaSQL, moveSQL, turnSQL, "comment on schema pgcutover is '<which move made it, and what removes it>'"}
+}
 
 // Create makes the state on one server in one transaction. When the state of
 // the same move stands there already it is left as it is; another move's is
@@ -235,12 +237,13 @@ func Observe(ctx context.Context, name string, old, new *pg.Server) (*Move, erro
 	return &Move{Name: name, Format: Format, Old: o, New: n}, nil
 }
 
-const setBeforeSQL = `update pgcutover.move set before = $1 where before is null`
+// SetBeforeSQL is what SetBefore runs, for the plan.
+const SetBeforeSQL = `update pgcutover.move set before = $1 where before is null`
 
 // SetBefore stores, once, what the server looked like before the move changed
 // it, for abort to put back.
 func SetBefore(ctx context.Context, s *pg.Server, before any) error {
-	if _, err := s.Pool().Exec(ctx, setBeforeSQL, before); err != nil {
+	if _, err := s.Pool().Exec(ctx, SetBeforeSQL, before); err != nil {
 		return fmt.Errorf("recording how the %s server was: %w", s.Side(), err)
 	}
 	return nil

@@ -97,11 +97,17 @@ func count(ctx context.Context, q Querier, sql string, attempt int64, what strin
 	return n > 0, nil
 }
 
+// txBegin begins every transaction of Tx. The server ends it when the tool says
+// nothing for five seconds: stopped, or cut off, in the middle, it would
+// otherwise hold up the writers of a table, or the guard, that long.
+const txBegin = "set local synchronous_commit = on; set local idle_in_transaction_session_timeout = '5s'; set local lock_timeout = "
+
 // Tx runs f in a READ COMMITTED transaction whose commit is synchronous, with
-// the given lock_timeout (for example "5s").
+// the given lock_timeout (for example "5s"). Between two of its statements no
+// more than five seconds may pass.
 func Tx(ctx context.Context, s *pg.Server, lockTimeout string, f func(pgx.Tx) error) error {
 	return pgx.BeginTxFunc(ctx, s.Pool(), pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "set local synchronous_commit = on; set local lock_timeout = "+quoteLiteral(lockTimeout)); err != nil {
+		if _, err := tx.Exec(ctx, txBegin+quoteLiteral(lockTimeout)); err != nil {
 			return fmt.Errorf("beginning a transaction on the %s server: %w", s.Side(), err)
 		}
 		return f(tx)

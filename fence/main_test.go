@@ -1,0 +1,116 @@
+package fence_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgcutover/pgcutover/fence"
+	"github.com/pgcutover/pgcutover/internal/pg"
+	"github.com/pgcutover/pgcutover/internal/pgtest"
+	"github.com/pgcutover/pgcutover/internal/state"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// server is one side of a move, with the fence's functions.
+type server struct {
+	*pg.Server
+	url string
+	oid uint32
+}
+
+func eachMajor(t *testing.T, side pg.Side, test func(t *testing.T, s *server)) {
+	for _, major := range pgtest.Majors(t) {
+		t.Run(fmt.Sprint(major), func(t *testing.T) {
+			t.Parallel()
+			test(t, newServer(t, side, major))
+		})
+	}
+}
+
+// newServer makes the state of a move, whose other side is nobody.
+func newServer(t *testing.T, side pg.Side, major int) *server {
+	t.Helper()
+	s := &server{url: pgtest.Database(t, pgtest.Server(t, major))}
+	name := fmt.Sprintf("f%d", time.Now().UnixNano())
+	var err error
+	if s.Server, err = pg.Open(t.Context(), pg.Options{Side: side, URL: s.url, Move: name}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	id, err := state.Identify(t.Context(), s.Server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.oid = id.Database
+	if err := state.Create(t.Context(), s.Server, state.Move{Name: name, Old: id, New: id}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time changes nothing
+		if err := fence.Install(t.Context(), s.Server, fence.Error, s.oid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s
+}
+
+// fenced makes the triggers on all tables.
+func (s *server) fenced(t *testing.T) {
+	t.Helper()
+	if _, err := fence.Attach(t.Context(), s.Server, time.Minute, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// unfence drops one table's trigger.
+func (s *server) unfence(t *testing.T, table string) {
+	t.Helper()
+	pgtest.Exec(t, s.url, fence.DetachSQL(s.Move(), fence.Table{Schema: "public", Name: table}))
+}
+
+// close closes the fence.
+func (s *server) close(t *testing.T, onClosed fence.OnClosed) {
+	t.Helper()
+	pgtest.Exec(t, s.url, fence.ClosedSQL(s.Server, onClosed, s.oid, time.Now()))
+}
+
+func connect(t *testing.T, url string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(context.WithoutCancel(t.Context()), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { pg.Close(context.WithoutCancel(t.Context()), conn) })
+	return conn
+}
+
+// begun is a session with a transaction.
+func begun(t *testing.T, url string, sql ...string) *pgx.Conn {
+	t.Helper()
+	conn := connect(t, url)
+	for _, sql := range append([]string{"begin"}, sql...) {
+		do(t, conn, sql)
+	}
+	return conn
+}
+
+func do(t *testing.T, conn *pgx.Conn, sql string, args ...any) {
+	t.Helper()
+	if _, err := conn.Exec(context.WithoutCancel(t.Context()), sql, args...); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+func until(t *testing.T, what string, met func() bool) {
+	t.Helper()
+	err := pg.Wait(context.WithoutCancel(t.Context()), what, 5*time.Millisecond, 30*time.Second, nil, func(context.Context) (bool, string, error) {
+		return met(), "", nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
