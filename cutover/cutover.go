@@ -140,7 +140,11 @@ func (c *Cutover) runner(ctx context.Context) (*step.Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &step.Runner{Log: log, Steps: steps, Observer: c.Observer, Hook: c.hook}, nil
+	observer := c.Observer
+	if observer == nil {
+		observer = step.NopObserver{}
+	}
+	return &step.Runner{Log: log, Steps: steps, Observer: thawing{observer, c}, Hook: c.hook}, nil
 }
 
 func (c *Cutover) hook(ctx context.Context, event string, s step.Step) error {

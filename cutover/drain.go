@@ -14,7 +14,7 @@ func (c *Cutover) drainStep() step.Step {
 		Name:  "drain",
 		About: "commit the marker on old, wait until it is on new, and make what was applied durable there",
 		Bound: c.Settings.MaxPause,
-		Do:    c.frozen(c.drain),
+		Do:    c.drain,
 		Statements: step.Fixed(
 			step.Statement{Server: "old", SQL: publisher.MarkSQL},
 			step.Statement{Server: "new", SQL: subscriber.FlushMarkerSQL, Why: "one synchronous commit, conditional on the marker"}),

@@ -39,18 +39,21 @@ func (c *Cutover) freeze(ctx context.Context) (any, error) {
 	return freezeFacts{Attempts: tries, LockMS: ms(time.Since(began))}, nil
 }
 
-// frozen wraps the Do of a step that runs while writers wait: when it fails
-// they go on at once, before anything else is written or undone.
-func (c *Cutover) frozen(do func(context.Context) (any, error)) func(context.Context) (any, error) {
-	return func(ctx context.Context) (any, error) {
-		facts, err := do(ctx)
-		if err != nil && c.lease != nil {
-			release, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-			defer cancel()
-			c.lease.Rollback(release)
-		}
-		return facts, err
+// thawing is an Observer that lets the writers go on at the first failure before
+// the decision, before anything is written to the journal or undone: new may be
+// what does not answer.
+type thawing struct {
+	step.Observer
+	cutover *Cutover
+}
+
+// StepFailed ends the lease's transaction. decide does so itself, where it is
+// known that nothing was committed.
+func (t thawing) StepFailed(s step.Step, err error, took time.Duration) {
+	if c := t.cutover; !s.Final && !c.decided && c.lease != nil {
+		c.lease.Rollback(context.Background())
 	}
+	t.Observer.StepFailed(s, err, took)
 }
 
 // remaining is what is left of max_pause.

@@ -50,9 +50,14 @@ func (c *Cutover) beginLease(ctx context.Context) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	// What is published must be what there is, now that no partition can be
-	// attached any more: rows of a table made since the gates would be lost.
-	_, err = c.gateTables(ctx)
+	// Once more, now that DDL is kept away from the tables: what was made or
+	// altered since the gates would be missing on new.
+	if _, err := c.gateTables(ctx); err != nil {
+		return nil, err
+	}
+	if c.Gates != nil {
+		err = c.Gates(ctx)
+	}
 	return facts, err
 }
 

@@ -18,7 +18,7 @@ func (c *Cutover) sequencesStep() step.Step {
 		Name:       "sequences",
 		About:      "read all sequences on old again; on new set those that used up what they were given",
 		Bound:      c.Settings.MaxPause,
-		Do:         c.frozen(c.setSequencesAgain),
+		Do:         c.setSequencesAgain,
 		Statements: step.Fixed(step.Statement{Server: "new", SQL: "select setval(<sequence>, <value>, false)", Why: "only those that outran their margin since step ahead"}),
 	}
 }

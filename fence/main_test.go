@@ -50,6 +50,8 @@ func newServer(t *testing.T, side pg.Side, major int) *server {
 	if err := state.Create(t.Context(), s.Server, state.Move{Name: name, Old: id, New: id}); err != nil {
 		t.Fatal(err)
 	}
+	// The tests count attempts from nought; a move does not.
+	pgtest.Exec(t, s.url, `update pgcutover.turn set attempt = 0`)
 	for range 2 { // the second time changes nothing
 		if err := fence.Install(t.Context(), s.Server, fence.Error, s.oid); err != nil {
 			t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -166,50 +167,72 @@ func DetachForUndo(ctx context.Context, s *pg.Server, attempt int64, bound time.
 			standing = append(standing, t)
 		}
 	}
-	for done := 0; done < len(standing); {
-		n := min(batchSize, len(standing)-done)
-		if err := detachChecked(limit, s, attempt, standing[done:done+n]); err != nil {
+	// Two rounds: whatever is free goes first, then the rest is waited for.
+	var busy []Table
+	for batch := range slices.Chunk(standing, batchSize) {
+		held, err := detachFree(limit, s, attempt, batch)
+		if err != nil {
 			return err
 		}
-		done += n
+		busy = append(busy, held...)
+	}
+	for i, t := range busy {
 		if progress != nil {
-			progress(fmt.Sprintf("dropping fence triggers: %d of %d tables", done, len(standing)))
+			progress(fmt.Sprintf("dropping fence triggers: %d of %d tables are in use", len(busy)-i, len(standing)))
+		}
+		if err := detachBusy(limit, s, attempt, t); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// detachChecked drops the triggers of a batch; refused, it goes table by table
-// until each is free.
-func detachChecked(ctx context.Context, s *pg.Server, attempt int64, batch []Table) error {
-	drop := func(tables []Table, timeout string) error {
-		return UndoOnOld(ctx, s, attempt, func(tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, "set local lock_timeout = "+literal(timeout)); err != nil {
-				return err
-			}
-			for _, t := range tables {
-				if _, err := tx.Exec(ctx, DetachSQL(s.Move(), t)); err != nil {
-					return wrapChange(err, s, "dropping the fence trigger", []job{{table: t}})
-				}
-			}
-			return nil
-		})
-	}
-	err := drop(batch, batchTimeout)
+// detachFree drops the triggers of a batch, table by table when the batch is
+// refused, and returns the tables that somebody holds.
+func detachFree(ctx context.Context, s *pg.Server, attempt int64, batch []Table) ([]Table, error) {
+	err := detachChecked(ctx, s, attempt, batch, batchTimeout)
 	if err == nil || !retryable(err) {
-		return err
+		return nil, err
 	}
-	for i := range batch {
-		err := pg.Wait(ctx, "table "+batch[i].Identifier()+" to be free", 50*time.Millisecond, 0, nil, func(context.Context) (bool, string, error) {
-			err := drop(batch[i:i+1], oneTimeout)
-			if err != nil && retryable(err) {
-				return false, err.Error(), nil
-			}
-			return err == nil, "", err
-		})
-		if err != nil {
-			return blocked(ctx, s, batch[i], err)
+	var busy []Table
+	for _, t := range batch {
+		err := detachChecked(ctx, s, attempt, []Table{t}, oneTimeout)
+		switch {
+		case err == nil:
+		case retryable(err):
+			busy = append(busy, t)
+		default:
+			return nil, err
 		}
 	}
+	return busy, nil
+}
+
+// detachBusy drops one table's trigger as soon as nobody holds the table.
+func detachBusy(ctx context.Context, s *pg.Server, attempt int64, t Table) error {
+	err := pg.Wait(ctx, "table "+t.Identifier()+" to be free", 50*time.Millisecond, 0, nil, func(context.Context) (bool, string, error) {
+		err := detachChecked(ctx, s, attempt, []Table{t}, oneTimeout)
+		if err != nil && retryable(err) {
+			return false, err.Error(), nil
+		}
+		return err == nil, "", err
+	})
+	if err != nil {
+		return blocked(ctx, s, t, err)
+	}
 	return nil
+}
+
+func detachChecked(ctx context.Context, s *pg.Server, attempt int64, tables []Table, timeout string) error {
+	return UndoOnOld(ctx, s, attempt, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "set local lock_timeout = "+literal(timeout)); err != nil {
+			return err
+		}
+		for _, t := range tables {
+			if _, err := tx.Exec(ctx, DetachSQL(s.Move(), t)); err != nil {
+				return wrapChange(err, s, "dropping the fence trigger", []job{{table: t}})
+			}
+		}
+		return nil
+	})
 }

@@ -144,9 +144,10 @@ func checkTriggers(ctx context.Context, p *Pair) ([]Finding, error) {
 	events, err := readValues[string](ctx, p.Old, "reading event triggers", eventTriggersSQL)
 	if len(events) > 0 {
 		found = append(found, Finding{
-			ID: "triggers.event", Severity: Note, Server: string(pg.Old), Object: "event triggers",
+			ID: "triggers.event", Severity: Warning, Server: string(pg.Old), Object: "event triggers",
 			Seen: list(events),
 			Why:  "They fire for the move's own DDL on the old server: one that refuses it, or writes a table during the freeze, stops the cutover (undone safely).",
+			Fix:  "-- for the time of the cutover, if it writes or refuses:\nALTER EVENT TRIGGER ... DISABLE;",
 		})
 	}
 	return found, err

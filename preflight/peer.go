@@ -104,7 +104,12 @@ func probeName() string { return "pgcutover_check_" + rand.Text()[:12] }
 // in a transaction) and needs no publication: the server looks for it, and at
 // most warns. Nothing is left on either side, on 10 to 18 (measured).
 func probe(ctx context.Context, conn *pgx.Conn, name, conninfo string) (statementLog, error) {
-	var logged statementLog
+	// Before the transaction begins: whether its statements are sampled for the
+	// log is decided then.
+	logged, err := quiet(ctx, conn)
+	if err != nil {
+		return logged, err
+	}
 	tx, err := conn.Begin(ctx)
 	if err != nil {
 		return logged, err
@@ -115,9 +120,6 @@ func probe(ctx context.Context, conn *pgx.Conn, name, conninfo string) (statemen
 		//nolint:errcheck // a session that cannot roll back is closed, which rolls back
 		tx.Rollback(end)
 	}()
-	if logged, err = quiet(ctx, tx); err != nil {
-		return logged, err
-	}
 	_, err = tx.Exec(ctx, fmt.Sprintf(
 		"create subscription %s connection %s publication %s with (connect = true, enabled = false, create_slot = false, slot_name = none, copy_data = false)",
 		quote(name), literal(conninfo), quote(name)), pgx.QueryExecModeSimpleProtocol)
@@ -150,7 +152,7 @@ func (l statementLog) findings(s *pg.Server) []Finding {
 	return nil
 }
 
-// quietSQL keeps the statements of this transaction out of the server's log and
+// quietSQL keeps the statements of this session out of the server's log and
 // out of pg_stat_statements, as far as the role may: a superuser may, and (15
 // and later) a role with GRANT SET ON PARAMETER. log_min_messages keeps the
 // warning out that there is no such publication.
@@ -162,12 +164,13 @@ begin
   for p in select name, case when name in ('log_statement', 'pg_stat_statements.track') then 'none'
                              when name = 'log_min_error_statement' then 'panic'
                              when name = 'log_min_messages' then 'error'
+                             when name = 'log_transaction_sample_rate' then '0'
                              else '-1' end as value
              from pg_settings
             where name in ('log_statement', 'log_min_duration_statement', 'log_min_duration_sample',
-                           'log_min_error_statement', 'log_min_messages', 'pg_stat_statements.track') loop
+                           'log_transaction_sample_rate', 'log_min_error_statement', 'log_min_messages', 'pg_stat_statements.track') loop
     begin
-      perform set_config(p.name, p.value, true);
+      perform set_config(p.name, p.value, false);
     exception when insufficient_privilege then
       null;
     end;
@@ -184,11 +187,11 @@ select current_setting('log_statement') in ('ddl', 'all') or current_setting('lo
               current_setting('log_min_error_statement')) as seen`
 
 // quiet does what the role may do to keep the password out of the log.
-func quiet(ctx context.Context, tx pgx.Tx) (statementLog, error) {
-	if _, err := tx.Exec(ctx, quietSQL, pgx.QueryExecModeSimpleProtocol); err != nil {
+func quiet(ctx context.Context, conn *pgx.Conn) (statementLog, error) {
+	if _, err := conn.Exec(ctx, quietSQL, pgx.QueryExecModeSimpleProtocol); err != nil {
 		return statementLog{}, err
 	}
-	rows, err := tx.Query(ctx, logSettingsSQL)
+	rows, err := conn.Query(ctx, logSettingsSQL)
 	if err != nil {
 		return statementLog{}, err
 	}

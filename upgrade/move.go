@@ -158,7 +158,7 @@ func (m *Move) gates(ctx context.Context) error {
 }
 
 func blocker(f preflight.Finding) error {
-	text := fmt.Sprintf("%s: %s: %s", f.ID, f.Object, f.Seen)
+	text := fmt.Sprintf("%s on %s: %s: %s", f.ID, f.Server, f.Object, f.Seen)
 	return cutover.Blocked(f.Fix, text)
 }
 

@@ -47,6 +47,9 @@ type remover struct {
 	// seen is the attempt that had the turn on old when Abort looked; nil when
 	// old has no state, and for Complete.
 	seen *int64
+	// known are the servers that had state of this move: only there are
+	// settings taken back, which elsewhere may be the operator's own.
+	known map[pg.Side]bool
 }
 
 // Abort removes all that the move has made on both servers, before a cutover,
@@ -54,7 +57,7 @@ type remover struct {
 // again, also after a crash.
 func (m *Move) Abort(soft, hard context.Context, o RemoveOptions) error {
 	return m.locked(soft, "abort", func(ctx context.Context) error {
-		r := &remover{Move: m, options: o}
+		r := &remover{Move: m, options: o, known: map[pg.Side]bool{}}
 		if err := r.mayAbort(ctx); err != nil {
 			return err
 		}
@@ -67,7 +70,7 @@ func (m *Move) Abort(soft, hard context.Context, o RemoveOptions) error {
 // afterwards: it is a server of its own from then on.
 func (m *Move) Complete(soft, hard context.Context, o RemoveOptions) error {
 	return m.locked(soft, "complete", func(ctx context.Context) error {
-		r := &remover{Move: m, options: o}
+		r := &remover{Move: m, options: o, known: map[pg.Side]bool{}}
 		if err := r.mayComplete(ctx); err != nil {
 			return err
 		}
@@ -150,6 +153,7 @@ func (r *remover) ownState(ctx context.Context) (map[pg.Side]*state.Move, error)
 			return nil, err
 		}
 		found[s.Side()] = m
+		r.known[s.Side()] = true
 		r.newSystem = m.New.System
 	}
 	return found, nil
@@ -297,7 +301,7 @@ func (r *remover) dropFence(ctx context.Context, s *pg.Server) error {
 			return err
 		})
 	}
-	if _, err := fence.Detach(ctx, s, 5*time.Minute, progress); err != nil {
+	if _, err := fence.Detach(ctx, s, 5*time.Minute, progress); err != nil || !r.known[s.Side()] {
 		return err
 	}
 	return fence.SetReadOnly(ctx, s, false)

@@ -78,7 +78,7 @@ func (id Identity) mustBe(side string, now Identity) error {
 	}
 	if id.Timeline != now.Timeline {
 		return hint.With(fmt.Errorf("the %s server is on timeline %d, the move was started on %d: it failed over or was restored", side, now.Timeline, id.Timeline),
-			"the streams of this move may have lost changes: run pgcutover abort, then start again")
+			"the streams of this move may have lost changes. Before the cutover: run pgcutover abort, then start. After it: compare both servers before anything else")
 	}
 	return nil
 }

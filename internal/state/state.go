@@ -91,8 +91,12 @@ insert into pgcutover.move (name, side, format, identity)
 values ($1, $2, $3, $4)`
 
 // turnSQL makes the one row of turn: old takes writes from the beginning, new
-// does not.
-const turnSQL = `insert into pgcutover.turn (open) values ($1)`
+// does not. The attempts of a move count on from the seconds of 2026 in which
+// it was started, so that a tool left over from an earlier move between the
+// same databases never finds its own number again.
+const turnSQL = `
+insert into pgcutover.turn (attempt, open)
+values (extract(epoch from clock_timestamp() - timestamptz '2026-01-01 00:00:00Z')::bigint, $1)`
 
 // Statements returns what Create runs on a server, for the plan.
 func Statements() []string {

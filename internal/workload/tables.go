@@ -40,24 +40,36 @@ type sequence struct {
 }
 
 var (
-	customerIDs = &sequence{`"SHOP".customers_id_seq`, true,
+	customerIDs = &sequence{
+		`"SHOP".customers_id_seq`, true,
 		`select nextval('"SHOP".customers_id_seq'), "SHOP".server()`,
-		`select last_value, is_called from "SHOP".customers_id_seq`}
-	orderIDs = &sequence{`"SHOP".orders_id_seq`, true,
+		`select last_value, is_called from "SHOP".customers_id_seq`,
+	}
+	orderIDs = &sequence{
+		`"SHOP".orders_id_seq`, true,
 		`select nextval('"SHOP".orders_id_seq'), "SHOP".server()`,
-		`select last_value, is_called from "SHOP".orders_id_seq`}
-	paymentNumbers = &sequence{`"SHOP".payment_numbers`, true,
+		`select last_value, is_called from "SHOP".orders_id_seq`,
+	}
+	paymentNumbers = &sequence{
+		`"SHOP".payment_numbers`, true,
 		`select nextval('"SHOP".payment_numbers'), "SHOP".server()`,
-		`select last_value, is_called from "SHOP".payment_numbers`}
-	ticketNumbers = &sequence{`"SHOP".ticket_numbers`, false,
+		`select last_value, is_called from "SHOP".payment_numbers`,
+	}
+	ticketNumbers = &sequence{
+		`"SHOP".ticket_numbers`, false,
 		`select nextval('"SHOP".ticket_numbers'), "SHOP".server()`,
-		`select last_value, is_called from "SHOP".ticket_numbers`}
-	eventIDs = &sequence{`"SHOP".events_id_seq`, true,
+		`select last_value, is_called from "SHOP".ticket_numbers`,
+	}
+	eventIDs = &sequence{
+		`"SHOP".events_id_seq`, true,
 		`select nextval('"SHOP".events_id_seq'), "SHOP".server()`,
-		`select last_value, is_called from "SHOP".events_id_seq`}
-	documentIDs = &sequence{`"SHOP".documents_id_seq`, true,
+		`select last_value, is_called from "SHOP".events_id_seq`,
+	}
+	documentIDs = &sequence{
+		`"SHOP".documents_id_seq`, true,
 		`select nextval('"SHOP".documents_id_seq'), "SHOP".server()`,
-		`select last_value, is_called from "SHOP".documents_id_seq`}
+		`select last_value, is_called from "SHOP".documents_id_seq`,
+	}
 )
 
 // sequences lists all that writers draw from.
