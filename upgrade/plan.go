@@ -24,7 +24,7 @@ func (m *Move) Plan(ctx context.Context) (Plan, error) {
 		return Plan{}, err
 	}
 	var p Plan
-	r := &remover{Move: m}
+	r := newRemover(m, RemoveOptions{})
 	for _, part := range []struct {
 		into  *[]step.Entry
 		steps []step.Step

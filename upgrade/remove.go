@@ -52,12 +52,16 @@ type remover struct {
 	known map[pg.Side]bool
 }
 
+func newRemover(m *Move, o RemoveOptions) *remover {
+	return &remover{Move: m, options: o, known: map[pg.Side]bool{}}
+}
+
 // Abort removes all that the move has made on both servers, before a cutover,
 // and proves it. The copied schema and data on new are dropped. It may be run
 // again, also after a crash.
 func (m *Move) Abort(soft, hard context.Context, o RemoveOptions) error {
 	return m.locked(soft, "abort", func(ctx context.Context) error {
-		r := &remover{Move: m, options: o, known: map[pg.Side]bool{}}
+		r := newRemover(m, o)
 		if err := r.mayAbort(ctx); err != nil {
 			return err
 		}
@@ -70,7 +74,7 @@ func (m *Move) Abort(soft, hard context.Context, o RemoveOptions) error {
 // afterwards: it is a server of its own from then on.
 func (m *Move) Complete(soft, hard context.Context, o RemoveOptions) error {
 	return m.locked(soft, "complete", func(ctx context.Context) error {
-		r := &remover{Move: m, options: o, known: map[pg.Side]bool{}}
+		r := newRemover(m, o)
 		if err := r.mayComplete(ctx); err != nil {
 			return err
 		}

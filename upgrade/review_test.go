@@ -154,7 +154,7 @@ func TestStoppedInsideTransaction(t *testing.T) {
 func TestStaleAbort(t *testing.T) {
 	m, oldURL, newURL := opened(t, "rev4")
 	m.startedForTest(t)
-	r := &remover{Move: m}
+	r := newRemover(m, RemoveOptions{})
 	if err := r.mayAbort(t.Context()); err != nil {
 		t.Fatal(err)
 	}

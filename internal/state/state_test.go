@@ -3,8 +3,10 @@ package state_test
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -33,7 +35,7 @@ func TestCreateAndDrop(t *testing.T) {
 			t.Errorf("made again it is another:\n%s", d)
 		}
 		for s, open := range map[*pg.Server]bool{p.old: true, p.new: false} {
-			if turn, err := state.ReadTurn(ctx, s.Pool()); err != nil || turn != (state.Turn{Open: open}) {
+			if turn, err := state.ReadTurn(ctx, s.Pool()); err != nil || turn.Open != open || turn.Armed || turn.Attempt == 0 {
 				t.Errorf("the turn of the %s server is %+v, %v", s.Side(), turn, err)
 			}
 		}
@@ -163,11 +165,16 @@ func TestTurn(t *testing.T) {
 	eachMajor(t, func(t *testing.T, p *pair) {
 		ctx := t.Context()
 		p.created(t)
-		if n, err := state.LastAttempt(ctx, p.old, p.new); n != 0 || err != nil {
-			t.Errorf("last attempt %d, %v", n, err)
+		first, err := state.LastAttempt(ctx, p.old, p.new)
+		if err != nil {
+			t.Fatal(err)
 		}
-		pgtest.Exec(t, p.newURL, `update pgcutover.turn set attempt = 5`)
-		for _, want := range []int64{6, 7} { // past both
+		// A later move's numbers lie beyond: they count from the clock.
+		if since := time.Since(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)); math.Abs(float64(first)-since.Seconds()) > 60 {
+			t.Errorf("attempts count from %d, want about %.0f", first, since.Seconds())
+		}
+		pgtest.Exec(t, p.newURL, fmt.Sprintf(`update pgcutover.turn set attempt = %d`, first+5))
+		for _, want := range []int64{first + 6, first + 7} { // past both
 			if n, err := state.TakeAttempt(ctx, p.old, p.new); n != want || err != nil {
 				t.Errorf("took %d, %v, want %d", n, err, want)
 			}
@@ -212,7 +219,7 @@ func TestTurn(t *testing.T) {
 		if _, err := holder.Exec(ctx, "begin; "+state.TurnLockSQL); err != nil {
 			t.Fatal(err)
 		}
-		err := state.Tx(ctx, p.old, "50ms", func(tx pgx.Tx) error {
+		err = state.Tx(ctx, p.old, "50ms", func(tx pgx.Tx) error {
 			_, err := state.LockTurn(ctx, tx)
 			return err
 		})
