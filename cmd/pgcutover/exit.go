@@ -23,7 +23,8 @@ const (
 const exitHelp = `
 Exit status: 0 done; 1 failed, nothing changed or all undone; 2 usage or config;
 3 blockers found; 4 a cutover was aborted and undone safely; 5 past the point of
-no return and unfinished (run: pgcutover resume); 130 interrupted, undone.`
+no return and unfinished (run: pgcutover resume); 130 interrupted: a cutover was
+undone, start goes on when run again.`
 
 // usageError is a wrong flag or config.
 type usageError struct{ err error }
