@@ -184,8 +184,17 @@ func (c *Cutover) look(ctx context.Context) (yes, no bool, detail string) {
 		}
 		return false, false, fmt.Sprintf("taking the one-tool lock: %v", err)
 	}
-	// Under the lock, so this answer is the last word.
+	// Under the lock, so this answer is the last word: if it comes from the very
+	// server that the COMMIT was sent to. A standby that was promoted behind the
+	// same address may lack the decision although it was made.
+	now, err := state.Identify(once, c.Old)
+	if err != nil {
+		return false, false, fmt.Sprintf("the old server does not answer: %v", err)
+	}
 	there, err = state.Decided(once, c.Old.Pool(), c.attempt)
+	if err == nil && !there && now != c.Move.Old {
+		return false, false, fmt.Sprintf("the old server is another one than before (timeline %d, was %d)", now.Timeline, c.Move.Old.Timeline)
+	}
 	return err == nil && there, err == nil && !there, ""
 }
 
