@@ -96,11 +96,14 @@ func (c *Cutover) dropStream(ctx context.Context) error {
 	if err != nil {
 		return hint.With(err, "the new server serves; the forward stream is stuck: see the new server's log, then run: pgcutover resume")
 	}
-	oid, err := subscriber.Drop(ctx, c.New)
+	if _, err := subscriber.Drop(ctx, c.New); err != nil {
+		return err
+	}
+	alive, err := subscriber.OIDs(ctx, c.New)
 	if err != nil {
 		return err
 	}
-	if err := publisher.DropSyncSlots(ctx, c.Old, oid, c.Move.New.System); err != nil {
+	if err := publisher.DropSyncSlots(ctx, c.Old, c.Move.New.System, alive, 30*time.Second); err != nil {
 		return err
 	}
 	return publisher.DropSlot(ctx, c.Old, 30*time.Second)

@@ -260,24 +260,53 @@ func ReadLag(ctx context.Context, s *pg.Server) (Lag, error) {
 	return lag, nil
 }
 
-// syncSlotsSQL drops what the table synchronization of a subscription left on
-// the publisher. 14 and later call these slots
-// pg_<subscription>_sync_<table>_<subscriber's system identifier>.
+// syncSlotsSQL lists what the table synchronization of subscriptions that do not
+// exist any more has left on the publisher: $1 is the subscriber's system
+// identifier, $2 the OIDs of its subscriptions. 14 and later call these slots
+// pg_<subscription>_sync_<table>_<system identifier>; before, they are temporary.
 const syncSlotsSQL = `
-select count(pg_drop_replication_slot(slot_name))
+select slot_name::text, active
   from pg_replication_slots
- where database = current_database() and not active
-   and slot_name ~ ('^pg_' || $1::text || '_sync_[0-9]+_' || $2 || '$')`
+ where database = current_database()
+   and slot_name ~ ('^pg_[0-9]+_sync_[0-9]+_' || $1 || '$')
+   and split_part(slot_name, '_', 2)::bigint <> all ($2::bigint[])`
 
-// DropSyncSlots removes the table synchronization slots of a subscription that
-// was dropped, given its OID and the subscriber's system identifier.
-func DropSyncSlots(ctx context.Context, s *pg.Server, subscription uint32, system string) error {
-	if subscription == 0 {
+// DropSyncSlots removes the table synchronization slots of subscriptions of the
+// subscriber's cluster that are gone, whoever forgot their OIDs. alive are the
+// OIDs of its subscriptions, in all databases: their slots are left alone.
+// Walsenders that end just now are waited for up to bound.
+func DropSyncSlots(ctx context.Context, s *pg.Server, system string, alive []int64, bound time.Duration) error {
+	if system == "" {
 		return nil
 	}
-	var n int
-	if err := s.Pool().QueryRow(ctx, syncSlotsSQL, fmt.Sprint(subscription), system).Scan(&n); err != nil {
-		return fmt.Errorf("dropping table synchronization slots on the %s server: %w", s.Side(), err)
+	if alive == nil {
+		alive = []int64{} // null would match nothing
 	}
-	return nil
+	type syncSlot struct {
+		Name   string
+		Active bool
+	}
+	return pg.Wait(ctx, fmt.Sprintf("table synchronization slots to be dropped on the %s server", s.Side()), 100*time.Millisecond, bound, nil,
+		func(ctx context.Context) (bool, string, error) {
+			rows, err := s.Pool().Query(ctx, syncSlotsSQL, system, alive)
+			if err != nil {
+				return false, "", err
+			}
+			slots, err := pgx.CollectRows(rows, pgx.RowToStructByPos[syncSlot])
+			if err != nil {
+				return false, "", err
+			}
+			left := 0
+			for _, slot := range slots {
+				if !slot.Active {
+					_, err = s.Pool().Exec(ctx, DropSlotSQL, slot.Name)
+				}
+				if slot.Active || pg.IsCode(err, pg.ObjectInUse) {
+					left++
+				} else if err != nil && !pg.IsCode(err, pg.UndefinedObject) {
+					return false, "", fmt.Errorf("dropping slot %q: %w", slot.Name, err)
+				}
+			}
+			return left == 0, fmt.Sprintf("%d still in use", left), nil
+		})
 }

@@ -156,6 +156,22 @@ type Subscription struct {
 	Slot    string
 }
 
+const oidsSQL = `select oid::bigint from pg_subscription`
+
+// OIDs lists the subscriptions of the whole cluster, which tell table
+// synchronization slots that are in use from those that were left behind.
+func OIDs(ctx context.Context, s *pg.Server) ([]int64, error) {
+	rows, err := s.Pool().Query(ctx, oidsSQL)
+	if err != nil {
+		return nil, fmt.Errorf("listing the subscriptions of the %s server: %w", s.Side(), err)
+	}
+	oids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	if err != nil {
+		return nil, fmt.Errorf("listing the subscriptions of the %s server: %w", s.Side(), err)
+	}
+	return oids, nil
+}
+
 // ErrNone means that the subscription does not exist.
 var ErrNone = errors.New("the subscription does not exist")
 

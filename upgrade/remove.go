@@ -220,12 +220,16 @@ func (r *remover) streamSteps() []step.Step {
 func (r *remover) lastSteps(keepFence bool) []step.Step {
 	name := r.Options.Name
 	fences := step.Step{Name: "fence", About: "drop the fence triggers and reset the read-only defaults", Bound: 10 * time.Minute, Do: r.dropFences}
-	if keepFence {
-		fences = step.Step{Name: "fence", About: "drop the fence triggers on new; old goes on refusing writes", Bound: 10 * time.Minute, Do: r.dropNewFence}
-	}
+	drop := "drop trigger " + pgx.Identifier{fence.TriggerName(name)}.Sanitize() + " on <every table>"
 	fences.Statements = step.Fixed(
-		step.Statement{Server: "both", SQL: "drop trigger " + pgx.Identifier{fence.TriggerName(name)}.Sanitize() + " on <every table>"},
+		step.Statement{Server: "both", SQL: drop},
 		step.Statement{Server: "both", SQL: fence.ReadOnlySQL(r.Old.Database(), false)})
+	if keepFence {
+		fences = step.Step{
+			Name: "fence", About: "drop the fence triggers on new; old goes on refusing writes", Bound: 10 * time.Minute, Do: r.dropNewFence,
+			Statements: step.Fixed(step.Statement{Server: "new", SQL: drop}),
+		}
+	}
 	return []step.Step{
 		fences,
 		{
@@ -246,7 +250,14 @@ func (r *remover) dropSubscription(ctx context.Context) (any, error) {
 }
 
 func (r *remover) dropStream(ctx context.Context) (any, error) {
-	if err := publisher.DropSyncSlots(ctx, r.Old, r.subscription, r.newSystem); err != nil {
+	var alive []int64 // none on a new server that is gone
+	if !r.options.OldOnly {
+		var err error
+		if alive, err = subscriber.OIDs(ctx, r.New); err != nil {
+			return nil, err
+		}
+	}
+	if err := publisher.DropSyncSlots(ctx, r.Old, r.newSystem, alive, 30*time.Second); err != nil {
 		return nil, err
 	}
 	if err := publisher.DropSlot(ctx, r.Old, time.Minute); err != nil {
