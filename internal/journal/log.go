@@ -129,6 +129,30 @@ func (l *Log) Append(ctx context.Context, records ...Record) error {
 	return l.flush(ctx)
 }
 
+// Settle records as succeeded every step up to and including the final one that
+// is not: for a caller who knows from elsewhere that the final step happened,
+// although the process that did it died before it could write so. facts go
+// with each of these records.
+func (l *Log) Settle(ctx context.Context, facts json.RawMessage) error {
+	var records []Record
+	for i, s := range l.spec.Steps {
+		if i > l.machine.final {
+			break
+		}
+		switch l.State(s.Name) {
+		case Succeeded:
+		case Started:
+			records = append(records, Record{Step: s.Name, Event: Succeeded, Facts: facts})
+		default:
+			records = append(records, Record{Step: s.Name, Event: Started}, Record{Step: s.Name, Event: Succeeded, Facts: facts})
+		}
+	}
+	if len(records) == 0 {
+		return nil
+	}
+	return l.Append(ctx, records...)
+}
+
 // Flush writes what an earlier Append could not write. It does nothing when
 // everything is known to be stored.
 func (l *Log) Flush(ctx context.Context) error {

@@ -26,10 +26,14 @@ type run struct {
 	// begun tells that the final step has begun: nothing is undone any more,
 	// unless that step turns out not to have happened, and soft is not heeded.
 	begun bool
+	// inherited tells that an earlier process worked on this run.
+	inherited bool
 	// taken tells that another process was seen to write to this run.
 	taken bool
 	// carry are records that go out with the next write.
 	carry []journal.Record
+	// aside is a write that goes on beside the steps; nil when there is none.
+	aside chan error
 	// missed are errors of journal writes that could not stop the run.
 	missed []error
 }
@@ -87,7 +91,7 @@ func (r *Runner) begin(hard context.Context) (*run, error) {
 		}
 	}
 	x := &run{
-		Runner: r, observer: r.Observer,
+		Runner: r, observer: r.Observer, inherited: r.Log.Begun(),
 		hard: hard, stopped: func() error { return context.Cause(hard) },
 	}
 	if x.observer == nil {
@@ -159,10 +163,20 @@ func (x *run) attempt(soft context.Context, s Step) outcome {
 	return outcome{facts: facts, encoded: encoded, err: x.hook(soft, "after-"+s.Name, s)}
 }
 
-// intend writes what is carried and the intent to do the step.
+// intend writes what is carried and the intent to do the step. For a step whose
+// journal may come behind it only carries it on; once the final step has begun,
+// when other clients of the journal's server are served again, it is written
+// beside the step.
 func (x *run) intend(soft context.Context, s Step) error {
 	records := append(x.carry, journal.Record{Step: s.Name, Event: journal.Started})
 	x.carry = nil
+	if s.Behind && !x.taken {
+		x.carry = records
+		if x.begun && !s.Final {
+			x.writeAside(soft)
+		}
+		return nil
+	}
 	err := x.write(soft, records)
 	if err == nil {
 		return nil
@@ -184,10 +198,12 @@ func (x *run) miss(s Step, err error) {
 func (x *run) fail(soft context.Context, s Step, err error, certain bool) error {
 	records := x.carry
 	x.carry = nil
-	if x.Log.State(s.Name) == journal.Started {
+	x.join()
+	started := x.Log.State(s.Name) == journal.Started || carried(records, s.Name)
+	if started {
 		records = append(records, journal.Record{Step: s.Name, Event: journal.Failed, Error: err.Error()})
 	}
-	finalNow := s.Final && x.Log.Undecided()
+	finalNow := s.Final && (started || x.Log.Undecided())
 	switch {
 	case x.taken && !x.begun:
 		return &Stopped{Step: s.Name, Cause: err}
@@ -201,6 +217,17 @@ func (x *run) fail(soft context.Context, s Step, err error, certain bool) error 
 	default:
 		return x.abort(soft, s, err, records)
 	}
+}
+
+// carried tells whether the intent to do a step is among records that are not
+// written yet.
+func carried(records []journal.Record, name string) bool {
+	for _, r := range records {
+		if r.Step == name && r.Event == journal.Started {
+			return true
+		}
+	}
+	return false
 }
 
 // leave ends a run whose final step has begun: recorded, nothing undone.
@@ -220,6 +247,7 @@ func (x *run) leave(soft context.Context, s Step, err error, records []journal.R
 
 // finish writes the last record.
 func (x *run) finish(soft context.Context) error {
+	x.join()
 	if len(x.carry) == 0 && x.Log.Unwritten() == 0 {
 		return nil
 	}
@@ -300,8 +328,48 @@ func (x *run) hook(soft context.Context, event string, s Step) error {
 	return err
 }
 
+// writeAside writes what is carried without anybody waiting for it, unless such
+// a write is still under way: then the next one takes it along.
+func (x *run) writeAside(soft context.Context) {
+	if x.aside != nil {
+		select {
+		case err := <-x.aside:
+			x.asideDone(err)
+		default:
+			return
+		}
+	}
+	records, done := x.carry, make(chan error, 1)
+	x.carry, x.aside = nil, done
+	go func() { done <- x.append(soft, records) }()
+}
+
+// join waits for a write that goes on beside the steps.
+func (x *run) join() {
+	if x.aside != nil {
+		x.asideDone(<-x.aside)
+	}
+}
+
+func (x *run) asideDone(err error) {
+	x.aside = nil
+	if err == nil {
+		return
+	}
+	x.taken = x.taken || errors.Is(err, journal.ErrConflict)
+	x.observer.Warning("journal", err)
+	x.missed = append(x.missed, err)
+}
+
 // write appends to the journal, heeding no signal but within its own bound.
 func (x *run) write(soft context.Context, records []journal.Record) error {
+	x.join()
+	err := x.append(soft, records)
+	x.taken = x.taken || errors.Is(err, journal.ErrConflict)
+	return err
+}
+
+func (x *run) append(soft context.Context, records []journal.Record) error {
 	bound := x.JournalBound
 	if bound == 0 {
 		bound = DefaultJournalBound
@@ -309,9 +377,7 @@ func (x *run) write(soft context.Context, records []journal.Record) error {
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(soft), bound,
 		&BoundError{What: "journal write", Bound: bound})
 	defer cancel()
-	err := explain(ctx, x.Log.Append(ctx, records...))
-	x.taken = x.taken || errors.Is(err, journal.ErrConflict)
-	return err
+	return explain(ctx, x.Log.Append(ctx, records...))
 }
 
 // explain adds to an error that came from a context's end why it ended.

@@ -36,6 +36,12 @@ type Step struct {
 	// Always makes a resumed run do the step again although it succeeded,
 	// because what it does lasts only as long as the process (a lock, a session).
 	Always bool
+	// Behind lets the journal come behind: nobody waits for it before or during
+	// the step, because clients wait meanwhile. The record of its intent may be
+	// missing after a crash, so an undo of the run calls the step's Undo also
+	// when no record says that it was begun; and a caller that knows from
+	// elsewhere that the final step happened tells the journal with Settle.
+	Behind bool
 	// Statements and UndoStatements return what Do and Undo run on the servers,
 	// for the plan. Nil means none. See Fixed.
 	Statements     func() ([]Statement, error)

@@ -60,7 +60,16 @@ var errTakenOver = errors.New("nothing was undone")
 func (x *run) undo(soft context.Context, first []journal.Record) (undone bool, err error) {
 	u := &undoing{run: x, queue: first}
 	undone, acted := true, false
-	for _, s := range x.standing() {
+	for _, s := range x.unrecorded(first) {
+		if err := x.undoStep(soft, s); err != nil {
+			u.errs = append(u.errs, fmt.Errorf("undo of step %s: %w", s.Name, err))
+			undone = false
+		}
+	}
+	if !undone {
+		return false, u.end(soft)
+	}
+	for _, s := range x.standing(first) {
 		u.queue = append(u.queue, journal.Record{Step: s.Name, Event: journal.UndoStarted})
 		if s.Undo != nil {
 			u.write(soft, false)
@@ -79,8 +88,13 @@ func (x *run) undo(soft context.Context, first []journal.Record) (undone bool, e
 		}
 		u.queue = append(u.queue, journal.Record{Step: s.Name, Event: journal.Undone})
 	}
+	return undone, u.end(soft)
+}
+
+// end writes what is left and joins the errors.
+func (u *undoing) end(soft context.Context) error {
 	u.write(soft, true)
-	return undone, errors.Join(append(u.errs, u.journal, u.illegal, u.foreign)...)
+	return errors.Join(append(u.errs, u.journal, u.illegal, u.foreign)...)
 }
 
 // undoing is the journal during an undo. The undo must not wait for a journal
@@ -113,12 +127,41 @@ func (u *undoing) write(soft context.Context, last bool) {
 	}
 }
 
-// standing returns the steps to take back, in the order of undoing.
-func (x *run) standing() []Step {
+// unrecorded returns the steps that may have been begun although no record
+// says so, last one first: those whose journal comes behind, once what precedes
+// them stands.
+func (x *run) unrecorded(first []journal.Record) []Step {
+	var out []Step
+	reached := false
+	if !x.inherited {
+		return nil // what this process did not begin nobody did
+	}
+	for _, s := range x.Steps {
+		state := x.Log.State(s.Name)
+		none := state == journal.None && !carried(first, s.Name)
+		switch {
+		case s.Final:
+			slices.Reverse(out)
+			return out
+		case none && s.Behind && reached:
+			if s.Undo != nil {
+				out = append(out, s)
+			}
+		default:
+			reached = !none && state != journal.Undone
+		}
+	}
+	slices.Reverse(out)
+	return out
+}
+
+// standing returns the steps to take back, in the order of undoing. first are
+// records that are about to be written.
+func (x *run) standing(first []journal.Record) []Step {
 	var ordinary, last []Step
 	for _, s := range slices.Backward(x.Steps) {
 		switch state := x.Log.State(s.Name); {
-		case state == journal.None || state == journal.Undone:
+		case (state == journal.None && !carried(first, s.Name)) || state == journal.Undone:
 		case s.UndoLast:
 			last = append(last, s)
 		default:
