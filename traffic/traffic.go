@@ -1,6 +1,7 @@
-// Package traffic moves the clients from one server to the other: by a command
-// of the operator's (hook) or by connection strings that name both hosts
-// (multihost). Poolers have their place in the list of drivers.
+// Package traffic moves the clients from one server to the other: by a pooler
+// whose entry is rewritten while its clients wait (pgbouncer), by a command of
+// the operator's (hook) or by connection strings that name both hosts
+// (multihost).
 package traffic
 
 import (
@@ -26,6 +27,22 @@ type Driver interface {
 	Verify(ctx context.Context, to Target) error
 }
 
+// Pauser is a Driver that can make its clients wait. Each method may be called
+// from another process than the one before, and again after a crash.
+type Pauser interface {
+	Driver
+	// Ready proves, before anything is touched, that the pooler can be reached
+	// and rewritten, and that it leads to the server that serves.
+	Ready(ctx context.Context, to Target) error
+	// Pause makes the clients wait. On an error nothing is left paused.
+	// Idempotent.
+	Pause(ctx context.Context, to Target) error
+	// Resume ends a pause; the clients reach the server they reached before,
+	// to.Serving. When it is not known which one serves, with to.Serving empty,
+	// the pause ends and nothing else is changed. Idempotent.
+	Resume(ctx context.Context, to Target) error
+}
+
 // Target is what a driver and a hook are told: the move, the attempt, both
 // servers, and which of them serves.
 type Target struct {
@@ -33,6 +50,17 @@ type Target struct {
 	Attempt  int64
 	Old, New *pg.Server
 	Serving  pg.Side
+}
+
+// server returns the server that serves; nil when that is not known.
+func (t Target) server() *pg.Server {
+	switch t.Serving {
+	case pg.Old:
+		return t.Old
+	case pg.New:
+		return t.New
+	}
+	return nil
 }
 
 // Environment is what hooks get: PGCUTOVER_* with no secret in it.

@@ -11,9 +11,8 @@ import (
 // version, with what to say about them. Values that are not available yet are
 // refused by validation.
 var unavailable = map[string]string{
-	"verify":              "is not available in this version; remove it",
-	"wal.limit":           "is not available in this version; remove it (wal.warn is)",
-	"traffic[].pgbouncer": "is not available in this version; use multihost or hook",
+	"verify":    "is not available in this version; remove it",
+	"wal.limit": "is not available in this version; remove it (wal.warn is)",
 }
 
 var index = regexp.MustCompile(`\[\d+\]`)

@@ -38,6 +38,7 @@ type Config struct {
 	Traffic   []Traffic `yaml:"traffic" json:"traffic"`
 	Hooks     Hooks     `yaml:"hooks" json:"hooks"`
 	Rollback  Rollback  `yaml:"rollback" json:"rollback"`
+	Probe     Probe     `yaml:"probe" json:"probe"`
 }
 
 // Server says how one of the two servers is reached.
@@ -112,10 +113,18 @@ type Cutover struct {
 	// OnClosed is what a closed fence does to a client that writes: "error"
 	// (SQLSTATE 25006) or "disconnect".
 	OnClosed string `yaml:"on_closed" json:"on_closed"`
+	// TerminateBlockersAfter is how long a session may stand in the way before
+	// it is ended; 0 means that none is.
+	TerminateBlockersAfter Duration `yaml:"terminate_blockers_after" json:"terminate_blockers_after"`
+	// RevokeConnect is true when, beside the fence, the clients' right to
+	// connect to the server that no longer serves is revoked.
+	RevokeConnect bool `yaml:"revoke_connect" json:"revoke_connect"`
 }
 
 // Traffic is one way of moving clients. Exactly one field is set.
 type Traffic struct {
+	// PgBouncer: a pooler makes them wait and then leads them to new.
+	PgBouncer *PgBouncer `yaml:"pgbouncer" json:"pgbouncer,omitempty"`
 	// MultiHost: clients name both servers and find the one that takes writes.
 	MultiHost *MultiHost `yaml:"multihost" json:"multihost,omitempty"`
 	// Hook: a program of the operator moves them.
@@ -138,10 +147,20 @@ type Hooks struct {
 	Dir string `yaml:"dir" json:"dir"`
 }
 
-// Rollback says whether the way back is prepared.
+// Rollback says whether the way back is kept open.
 type Rollback struct {
-	// Keep is false: this version does not prepare it.
+	// Keep is true when a cutover leaves a stream back to old behind, so that
+	// rollback loses nothing.
 	Keep bool `yaml:"keep" json:"keep"`
+}
+
+// Probe says how it is watched that writes are possible.
+type Probe struct {
+	// URL is where a write is tried, as a client would reach it.
+	URL Secret `yaml:"url" json:"url"`
+	// Webhook is the address that a failure is posted to. It often holds a
+	// token.
+	Webhook Secret `yaml:"webhook" json:"webhook"`
 }
 
 // Default returns the defaults of everything that has one.
@@ -162,7 +181,8 @@ func Default() Config {
 			Attempts:    20,
 			OnClosed:    "error",
 		},
-		Traffic: []Traffic{},
+		Traffic:  []Traffic{},
+		Rollback: Rollback{Keep: true},
 	}
 }
 

@@ -148,10 +148,18 @@ func (d *decoder) value(n ast.Node, v reflect.Value, key string, at *token.Posit
 	switch v.Kind() {
 	case reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))
+		if filled, ok := v.Interface().(interface{ setDefaults() }); ok {
+			filled.setDefaults()
+		}
 		d.value(n, v.Elem(), key, at)
 	case reflect.Struct:
 		d.mapping(n, v, key, at)
 	case reflect.Slice:
+		if _, single := scalarText(n); single && v.Type() == reflect.TypeFor[Names]() {
+			v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+			d.value(n, v.Index(0), key, at)
+			return
+		}
 		d.sequence(n, v, key, at)
 	case reflect.String:
 		d.scalar(n, key, func(text string) error { v.SetString(text); return nil })

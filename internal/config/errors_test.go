@@ -14,6 +14,14 @@ import (
 // with returns the least file with lines added.
 func with(lines string) string { return least + lines + "\n" }
 
+// console is an admin console.
+const console = "postgres://u@h:5432/pgbouncer"
+
+// pooler returns a file with a pooler.
+func pooler(adminURL, database, more string) string {
+	return least + fmt.Sprintf("traffic:\n  - pgbouncer: { admin_url: %q,\n      database: %s,\n      config: z,\n      %s }", adminURL, database, more)
+}
+
 // Everything that can be wrong, with the whole message.
 func TestErrors(t *testing.T) {
 	const (
@@ -29,7 +37,7 @@ func TestErrors(t *testing.T) {
 		"only a comment": {"# nothing\n", `1:1: name: is missing: a name for the move, such as shop
 1:1: old.url: is missing: the connection string of the old server
 1:1: new.url: is missing: the connection string of the new server`},
-		"a list":           {"- name: shop", "1:1: expects a mapping with the keys analyze, copy, cutover, databases, hooks, name, new, old, rollback, sequences, streams, tables, traffic, wal, warm"},
+		"a list":           {"- name: shop", "1:1: expects a mapping with the keys analyze, copy, cutover, databases, hooks, name, new, old, probe, rollback, sequences, streams, tables, traffic, wal, warm"},
 		"two documents":    {least + "---\nname: x\n", "5:1: has a second YAML document; there may be one"},
 		"syntax":           {with("copy: { jobs: 1"), "4:7: is not YAML: could not find flow mapping end token '}'"},
 		"tab":              {with("copy:\n\tjobs: 1"), "5:1: is not YAML: found character '\t' that cannot start any token"},
@@ -38,14 +46,14 @@ func TestErrors(t *testing.T) {
 		"alias":            {"name: &a shop\n" + least[11:] + "databases: [*a]\n", "1:7: name: anchors, aliases and tags are not supported here\n4:13: databases[0]: anchors, aliases and tags are not supported here"},
 		"tag":              {with("streams: !!int 1"), "4:10: streams: anchors, aliases and tags are not supported here"},
 		"merge":            {with("copy:\n  <<: { jobs: 1 }"), "5:3: copy: has a key that is not a plain word with the keys jobs, mode"},
-		"unknown key":      {with("colour: red"), "4:1: colour: unknown key; this is a mapping with the keys analyze, copy, cutover, databases, hooks, name, new, old, rollback, sequences, streams, tables, traffic, wal, warm"},
+		"unknown key":      {with("colour: red"), "4:1: colour: unknown key; this is a mapping with the keys analyze, copy, cutover, databases, hooks, name, new, old, probe, rollback, sequences, streams, tables, traffic, wal, warm"},
 		"near key":         {with("cutover:\n  max_lagg: 1MiB"), "5:3: cutover.max_lagg: unknown key; did you mean max_lag?"},
 		"misplaced key":    {with("margin: 5"), "4:1: margin: unknown key; did you mean sequences.margin?"},
 		"far key":          {with("warm: { speed: 1 }"), "4:9: warm.speed: unknown key; this is a mapping with the keys budget, jobs, recent"},
 		"key in a list":    {with("traffic:\n  - hook: { comand: [x] }"), "5:13: traffic[0].hook.comand: unknown key; did you mean command?"},
 		"key of multihost": {with("traffic: [ { multihost: { a: 1 } } ]"), "4:27: traffic[0].multihost.a: unknown key; this is a mapping without keys"},
-		"short key":        {with("no: 1"), "4:1: no: unknown key; this is a mapping with the keys analyze, copy, cutover, databases, hooks, name, new, old, rollback, sequences, streams, tables, traffic, wal, warm"},
-		"number as key":    {with("1: 2"), "4:1: 1: unknown key; this is a mapping with the keys analyze, copy, cutover, databases, hooks, name, new, old, rollback, sequences, streams, tables, traffic, wal, warm"},
+		"short key":        {with("no: 1"), "4:1: no: unknown key; this is a mapping with the keys analyze, copy, cutover, databases, hooks, name, new, old, probe, rollback, sequences, streams, tables, traffic, wal, warm"},
+		"number as key":    {with("1: 2"), "4:1: 1: unknown key; this is a mapping with the keys analyze, copy, cutover, databases, hooks, name, new, old, probe, rollback, sequences, streams, tables, traffic, wal, warm"},
 		"url as key":       {"name: a\nold: { postgres://u:s3cret@h/d: }\nnew: { url: postgres://h/b }", "2:8: old.(not shown): unknown key; this is a mapping with the keys failover, peer_url, url"},
 		"key twice":        {with("streams: 1\nstreams: 1"), "5:1: streams: is given twice, first in line 4"},
 		"inner key twice":  {with("warm: { jobs: 1, jobs: 2 }"), "4:18: warm.jobs: is given twice, first in line 4"},
@@ -129,14 +137,35 @@ func TestErrors(t *testing.T) {
 		"attempts low":      {with("cutover: { attempts: 0 }"), "4:22: cutover.attempts: must be from 1 to 1000"},
 		"attempts high":     {with("cutover: { attempts: 1001 }"), "4:22: cutover.attempts: must be from 1 to 1000"},
 		"on_closed":         {with("cutover: { on_closed: hang }"), `4:23: cutover.on_closed: "hang" is not something to do; use error or disconnect`},
-		"pgbouncer later":   {with("traffic:\n  - pgbouncer: { admin_url: \"postgres://u:s3cret@h\" }"), "5:5: traffic[0].pgbouncer: is not available in this version; use multihost or hook"},
-		"traffic empty":     {with("traffic: [ {} ]"), "4:12: traffic[0]: names no way of moving clients; use multihost or hook"},
-		"traffic null":      {with("traffic: [ ~ ]"), "4:12: traffic[0]: names no way of moving clients; use multihost or hook"},
-		"traffic both":      {with("traffic:\n  - multihost: {}\n    hook: { command: [x] }"), "5:5: traffic[0]: names two ways of moving clients; make two entries of the list"},
-		"hook empty":        {with("traffic: [ { hook: {} } ]"), `4:14: traffic[0].hook.command: is missing: the program and its arguments, such as ["./move-dns.sh"]`},
-		"hook nameless":     {with("traffic: [ { hook: { command: [\"\"] } } ]"), `4:22: traffic[0].hook.command: is missing: the program and its arguments, such as ["./move-dns.sh"]`},
-		"hooks.dir":         {with("hooks: { dir: ./nowhere }"), `4:15: hooks.dir: there is no folder "./nowhere"`},
-		"rollback later":    {with("rollback: { keep: true }"), "4:19: rollback.keep: true is not available in this version; use false, or remove it"},
+		"pgbouncer empty": {with("traffic: [ { pgbouncer: {} } ]"), `4:14: traffic[0].pgbouncer.admin_url: is missing: the connection string of the admin console, such as postgres://admin@pooler:6432/pgbouncer
+4:14: traffic[0].pgbouncer.database: is missing: the pooler's name of the database, or a list of them
+4:14: traffic[0].pgbouncer.config: is missing: the file with the entry of the database, pgbouncer.ini or one that it includes`},
+		"pgbouncer console":   {pooler("postgres://u:s3cret@h/shop", "x", ""), "5:29: traffic[0].pgbouncer.admin_url: does not name the database pgbouncer, which is the admin console"},
+		"pgbouncer url":       {pooler("postgres://u:s3cret:h/pgbouncer", "x", ""), "5:29: traffic[0].pgbouncer.admin_url: " + url},
+		"pgbouncer hosts":     {pooler("postgres://a,b/pgbouncer", "x", ""), "5:29: traffic[0].pgbouncer.admin_url: names several hosts; make an entry of the list for each pooler"},
+		"pgbouncer wildcard":  {pooler(console, `"*"`, ""), "6:17: traffic[0].pgbouncer.database: * stands for every database; give this one an entry of its own in the pooler's file, and its name here"},
+		"pgbouncer no names":  {pooler(console, "[]", ""), "6:7: traffic[0].pgbouncer.database: is missing: the pooler's name of the database, or a list of them"},
+		"pgbouncer names":     {pooler(console, `[a, "", pgbouncer, a]`, ""), "6:21: traffic[0].pgbouncer.database[1]: is empty\n6:25: traffic[0].pgbouncer.database[2]: is the admin console; name the database that clients use\n6:36: traffic[0].pgbouncer.database[3]: \"a\" is given twice"},
+		"pgbouncer mapping":   {pooler(console, "{ a: b }", ""), "6:17: traffic[0].pgbouncer.database: expects a list, such as [a, b]"},
+		"pgbouncer long name": {pooler(console, strings.Repeat("x", 64), ""), "6:17: traffic[0].pgbouncer.database: the value is not a name of at most 63 bytes in one line"},
+		"pgbouncer probe":     {pooler(console, "x", `probe_url: "postgres://u:s3cret@h/pgbouncer"`), "8:18: traffic[0].pgbouncer.probe_url: names the admin console; give a connection string for clients"},
+		"pgbouncer probe url": {pooler(console, "x", `probe_url: "postgres://u:s3cret:h"`), "8:18: traffic[0].pgbouncer.probe_url: " + url},
+		"pgbouncer port":      {pooler(console, "x", "old: { port: 65536 }"), "8:20: traffic[0].pgbouncer.old.port: must be from 1 to 65535"},
+		"pgbouncer host":      {pooler(console, "x", `new: { host: "a\nb" }`), "8:20: traffic[0].pgbouncer.new.host: must be one line"},
+		"pgbouncer timeout":   {pooler(console, "x", "pause_timeout: 2m"), "8:22: traffic[0].pgbouncer.pause_timeout: must be from 50ms to 1m"},
+		"pgbouncer attempts":  {pooler(console, "x", "pause_attempts: -1"), "8:23: traffic[0].pgbouncer.pause_attempts: must be from 0 (clients are not made to wait) to 100"},
+		"pgbouncer key":       {pooler(console, "x", "databases: y"), "8:7: traffic[0].pgbouncer.databases: unknown key; did you mean database?"},
+		"pgbouncer twice":     {pooler(console, "[x, y]", "") + "\n  - pgbouncer: { admin_url: \"host=h dbname=pgbouncer\", database: y, config: z }", "9:66: traffic[1].pgbouncer.database: \"y\" of this pooler is in traffic[0].pgbouncer already"},
+		"webhook":             {with("probe: { webhook: s3cret }"), "4:19: probe.webhook: is not an address such as https://example.org/hook"},
+		"probe url":           {with(`probe: { url: "postgres://u:s3cret:h" }`), "4:15: probe.url: " + url},
+		"terminate soon":      {with("cutover: { terminate_blockers_after: 10ms }"), "4:38: cutover.terminate_blockers_after: must be from 1s to 1h"},
+		"revoke maybe":        {with("cutover: { revoke_connect: maybe }"), "4:28: cutover.revoke_connect: expects true or false"},
+		"traffic empty":       {with("traffic: [ {} ]"), "4:12: traffic[0]: names no way of moving clients; use pgbouncer, multihost or hook"},
+		"traffic null":        {with("traffic: [ ~ ]"), "4:12: traffic[0]: names no way of moving clients; use pgbouncer, multihost or hook"},
+		"traffic both":        {with("traffic:\n  - multihost: {}\n    hook: { command: [x] }"), "5:5: traffic[0]: names 2 ways of moving clients; make an entry of the list for each"},
+		"hook empty":          {with("traffic: [ { hook: {} } ]"), `4:14: traffic[0].hook.command: is missing: the program and its arguments, such as ["./move-dns.sh"]`},
+		"hook nameless":       {with("traffic: [ { hook: { command: [\"\"] } } ]"), `4:22: traffic[0].hook.command: is missing: the program and its arguments, such as ["./move-dns.sh"]`},
+		"hooks.dir":           {with("hooks: { dir: ./nowhere }"), `4:15: hooks.dir: there is no folder "./nowhere"`},
 
 		"several at once": {
 			"name: A\nold: { url: postgres://h/a }\nnew: { url: postgres://h/b }\nstreams: 3\ncutover: { attempts: 0 }",

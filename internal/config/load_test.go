@@ -65,7 +65,7 @@ func TestDefaults(t *testing.T) {
 			t.Errorf("default is %s, want %s", got, want)
 		}
 	}
-	if c.Cutover.Attempts != 20 || c.Sequences.Margin != 100 || c.Streams != 1 || c.Rollback.Keep ||
+	if c.Cutover.Attempts != 20 || c.Sequences.Margin != 100 || c.Streams != 1 || !c.Rollback.Keep ||
 		!reflect.DeepEqual(c.Analyze.Stages, []config.Stage{1, 10, config.DefaultTarget}) ||
 		!reflect.DeepEqual(c.Tables.Include, []string{"*.*"}) {
 		t.Errorf("defaults: %s", c)
@@ -99,15 +99,26 @@ analyze:
     - default
   jobs: 64
 wal: { warn: 512kB, on_limit: warn }
-cutover: { max_lag: 1MB, max_pause: 500ms, lock_timeout: 10ms, attempts: 1000, on_closed: disconnect }
+cutover: { max_lag: 1MB, max_pause: 500ms, lock_timeout: 10ms, attempts: 1000, on_closed: disconnect, terminate_blockers_after: 30s, revoke_connect: true }
 traffic:
   - multihost:
   - multihost: {}
   - hook: { command: ["./move dns.sh", "--to=new"] }
   - hook: { command: [curl, http://localhost] }
   - hook: { command: [/usr/bin/env] }
+  - pgbouncer:
+      admin_url: postgres://admin:s3cret@pooler:6432/pgbouncer
+      database: [shop, "shop ro"]
+      config: pooler/databases.ini
+      probe_url: postgres://app:s3cret@pooler:6432/shop
+      old: { host: "10.0.0.1,10.0.0.2", port: 5432, dbname: shop1 }
+      new: { host: 10.0.0.3 }
+      pause_timeout: 250ms
+      pause_attempts: 0
+  - pgbouncer: { admin_url: "host=/tmp port=6432 dbname=pgbouncer", database: shop, config: /etc/pgbouncer/pgbouncer.ini }
 hooks: { dir: scripts }
 rollback: { keep: false }
+probe: { url: "postgres://app:s3cret@pooler:6432/shop", webhook: "https://example.org/s3cret" }
 `
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -136,6 +147,7 @@ rollback: { keep: false }
 		Cutover: config.Cutover{
 			MaxLag: 1 << 20, MaxPause: config.Duration(500 * time.Millisecond),
 			LockTimeout: config.Duration(10 * time.Millisecond), Attempts: 1000, OnClosed: "disconnect",
+			TerminateBlockersAfter: config.Duration(30 * time.Second), RevokeConnect: true,
 		},
 		Traffic: []config.Traffic{
 			{MultiHost: &config.MultiHost{}},
@@ -143,11 +155,25 @@ rollback: { keep: false }
 			{Hook: &config.Hook{Command: []string{filepath.Join(dir, "move dns.sh"), "--to=new"}}},
 			{Hook: &config.Hook{Command: []string{"curl", "http://localhost"}}},
 			{Hook: &config.Hook{Command: []string{"/usr/bin/env"}}},
+			{PgBouncer: &config.PgBouncer{
+				AdminURL: config.NewSecret("postgres://admin:s3cret@pooler:6432/pgbouncer"), Databases: config.Names{"shop", "shop ro"},
+				Config: filepath.Join(dir, "pooler/databases.ini"), ProbeURL: config.NewSecret("postgres://app:s3cret@pooler:6432/shop"),
+				Old: config.PoolerServer{Host: "10.0.0.1,10.0.0.2", Port: 5432, DBName: "shop1"}, New: config.PoolerServer{Host: "10.0.0.3"},
+				PauseTimeout: config.Duration(250 * time.Millisecond),
+			}},
+			{PgBouncer: &config.PgBouncer{
+				AdminURL: config.NewSecret("host=/tmp port=6432 dbname=pgbouncer"), Databases: config.Names{"shop"},
+				Config: "/etc/pgbouncer/pgbouncer.ini", PauseTimeout: config.Duration(time.Second), PauseAttempts: 5,
+			}},
 		},
+		Probe: config.Probe{URL: config.NewSecret("postgres://app:s3cret@pooler:6432/shop"), Webhook: config.NewSecret("https://example.org/s3cret")},
 		Hooks: config.Hooks{Dir: filepath.Join(dir, "scripts")},
 	}
 	if !reflect.DeepEqual(*c, want) {
 		t.Fatalf("got %s\nwant %s", c, want)
+	}
+	if text := c.String(); strings.Contains(text, "s3cret") || !strings.Contains(text, "postgres://admin@pooler:6432/pgbouncer") {
+		t.Errorf("a password is shown, or an address is not: %s", text)
 	}
 	if c.New.URL.Reveal() != "postgres://app:s3cret@new:6543/shop?sslmode=disable" {
 		t.Fatalf("the connection string was changed")

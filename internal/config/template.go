@@ -86,20 +86,43 @@ new:
 # The cutover begins when new is no further behind than max_lag. Writers wait
 # max_pause at the most; past it, all is undone. Each of the attempts to freeze
 # the writes may hold them up for lock_timeout. on_closed says what clients get
-# that go on writing to old: an error (SQLSTATE 25006), or disconnect.
+# that go on writing to old: an error (SQLSTATE 25006), or disconnect. Sessions
+# that stand in the way are ended after terminate_blockers_after (0s: never).
+# revoke_connect takes away the clients' right to connect to old, too.
 #cutover:
 #  max_lag: 16MiB
 #  max_pause: 10s
 #  lock_timeout: 300ms
 #  attempts: 20
 #  on_closed: error
+#  terminate_blockers_after: 0s
+#  revoke_connect: false
 
-# How clients get to new. multihost: they name both servers and look for the one
-# that takes writes (target_session_attrs=read-write). hook: a program of yours
-# moves them.
+# How clients get to new. pgbouncer: a pooler makes them wait, then leads them
+# there; admin_url is its admin console, database its name of the database (or a
+# list of names), config the file with that entry. It must reach the servers by
+# the hosts and ports of the urls above; otherwise add how it does, for instance
+# old: { host: 10.0.0.1, port: 5432, dbname: shop }. multihost: they name both
+# servers and look for the one that takes writes (target_session_attrs=read-write).
+# hook: a program of yours moves them.
 #traffic:
+#  - pgbouncer:
+#      admin_url: "postgres://admin@127.0.0.1:6432/pgbouncer"
+#      database: shop
+#      config: /etc/pgbouncer/pgbouncer.ini
+#      pause_timeout: 1s
+#      pause_attempts: 5
 #  - multihost: {}
 #  - hook: { command: ["./move-dns.sh"] }
+
+# Whether a cutover leaves a stream back to old behind, for: pgcutover rollback
+#rollback:
+#  keep: true
+
+# Where pgcutover probe tries a write, and what a failure is posted to.
+#probe:
+#  url: "postgres://app@127.0.0.1:6432/shop"
+#  webhook: "https://example.org/hook"
 
 # Programs named before-<step> or after-<step> in this folder run around the
 # steps of the cutover; one that fails before the point of no return stops it.

@@ -48,18 +48,23 @@ func TestTemplateOptionsAreTheDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v in\n%s", err, active)
 	}
-	if len(c.Traffic) != 2 || c.Hooks.Dir != filepath.Join(dir, "hooks") {
+	if len(c.Traffic) != 3 || c.Hooks.Dir != filepath.Join(dir, "hooks") || c.Probe.URL.Empty() || c.Probe.Webhook.Empty() {
 		t.Fatalf("the examples are not active: %s", c)
 	}
-	c.Traffic, c.Hooks = []config.Traffic{}, config.Hooks{}
+	shown := *c.Traffic[0].PgBouncer
+	c.Traffic, c.Hooks, c.Probe = []config.Traffic{}, config.Hooks{}, config.Probe{}
 	if want := parse(t, text, noEnv); !reflect.DeepEqual(c, want) {
 		t.Fatalf("got %s\nwant %s", c, want)
+	}
+	least := parse(t, with(`traffic: [ { pgbouncer: { admin_url: "postgres://h/pgbouncer", database: x, config: /y } } ]`), noEnv).Traffic[0].PgBouncer
+	if shown.PauseTimeout != least.PauseTimeout || shown.PauseAttempts != least.PauseAttempts {
+		t.Errorf("the template shows %+v, the defaults are %+v", shown, least)
 	}
 	// All sections are there.
 	for i := range reflect.TypeFor[config.Config]().NumField() {
 		key := reflect.TypeFor[config.Config]().Field(i).Tag.Get("yaml")
 		switch key {
-		case "databases", "streams", "rollback": // only one value is possible in this version
+		case "databases", "streams": // only one value is possible in this version
 			continue
 		}
 		if !strings.Contains("\n"+active, "\n"+key+":") {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -59,9 +60,8 @@ func (v *validator) validate(c *Config) {
 	for i, t := range c.Traffic {
 		v.traffic(fmt.Sprintf("traffic[%d]", i), t)
 	}
-	if c.Rollback.Keep {
-		v.problem("rollback.keep", "true is not available in this version; use false, or remove it")
-	}
+	v.sharedPoolers(c.Traffic)
+	v.probe(&c.Probe)
 }
 
 func (v *validator) failover(key, value string) {
@@ -169,16 +169,42 @@ func (v *validator) cutover(c *Cutover) {
 	if c.OnClosed != "error" && c.OnClosed != "disconnect" {
 		v.problem("cutover.on_closed", "%s is not something to do; use error or disconnect", v.show("cutover.on_closed", c.OnClosed))
 	}
+	if c.TerminateBlockersAfter != 0 {
+		v.between("cutover.terminate_blockers_after", c.TerminateBlockersAfter, time.Second, time.Hour)
+	}
 }
 
 func (v *validator) traffic(key string, t Traffic) {
+	ways := 0
+	for _, given := range []bool{t.PgBouncer != nil, t.MultiHost != nil, t.Hook != nil} {
+		if given {
+			ways++
+		}
+	}
 	switch {
-	case t.MultiHost == nil && t.Hook == nil:
-		v.problem(key, "names no way of moving clients; use multihost or hook")
-	case t.MultiHost != nil && t.Hook != nil:
-		v.problem(key, "names two ways of moving clients; make two entries of the list")
+	case ways == 0:
+		v.problem(key, "names no way of moving clients; use pgbouncer, multihost or hook")
+	case ways > 1:
+		v.problem(key, "names %d ways of moving clients; make an entry of the list for each", ways)
+	case t.PgBouncer != nil:
+		v.pgbouncer(key+".pgbouncer", t.PgBouncer)
 	case t.Hook != nil && (len(t.Hook.Command) == 0 || t.Hook.Command[0] == ""):
 		v.problem(key+".hook.command", `is missing: the program and its arguments, such as ["./move-dns.sh"]`)
+	}
+}
+
+// probe checks where to and how failures are told.
+func (v *validator) probe(p *Probe) {
+	if !p.URL.Empty() {
+		if _, err := parseURL(p.URL); err != nil {
+			v.problem("probe.url", "%v", err)
+		}
+	}
+	if p.Webhook.Empty() {
+		return
+	}
+	if u, err := url.Parse(p.Webhook.Reveal()); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+		v.problem("probe.webhook", "is not an address such as https://example.org/hook")
 	}
 }
 
@@ -214,6 +240,9 @@ func (v *validator) between(key string, d Duration, least, most time.Duration) {
 // that the hooks' folder is there: hooks that are not found would not run.
 func (v *validator) resolve(c *Config, folder string) {
 	for _, t := range c.Traffic {
+		if p := t.PgBouncer; p != nil && p.Config != "" && !filepath.IsAbs(p.Config) {
+			p.Config = filepath.Join(folder, p.Config)
+		}
 		if t.Hook == nil || len(t.Hook.Command) == 0 {
 			continue
 		}
