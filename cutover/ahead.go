@@ -3,6 +3,7 @@ package cutover
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/pgcutover/pgcutover/fence"
@@ -17,7 +18,7 @@ const aheadBound = 2 * time.Minute
 func (c *Cutover) aheadStep() step.Step {
 	return step.Step{
 		Name:           "ahead",
-		About:          "make the open fence triggers on old, set new's sequences ahead, try the guard",
+		About:          fmt.Sprintf("make the open fence triggers on %s, set %s's sequences ahead, try the guard, make the stream back but for its slot", c.Direction.Source(), c.Direction.Target()),
 		Bound:          aheadBound + time.Minute,
 		UndoBound:      aheadBound,
 		Do:             c.ahead,
@@ -30,7 +31,7 @@ func (c *Cutover) aheadStep() step.Step {
 // busyBound is how long the undo waits for tables that somebody holds.
 const busyBound = 5 * time.Second
 
-// aheadFacts remember what each sequence on new was given, for the comparison
+// aheadFacts remember what each sequence on the target was given, for the comparison
 // after the switch.
 type aheadFacts struct {
 	Triggers int                `json:"triggers"`
@@ -38,7 +39,7 @@ type aheadFacts struct {
 }
 
 func (c *Cutover) ahead(ctx context.Context) (any, error) {
-	made, err := fence.Attach(ctx, c.Old, aheadBound, func(text string) { step.Progress(ctx, "%s", text) })
+	made, err := fence.Attach(ctx, c.source(), aheadBound, func(text string) { step.Progress(ctx, "%s", text) })
 	if err != nil {
 		return nil, err
 	}
@@ -51,20 +52,27 @@ func (c *Cutover) ahead(ctx context.Context) (any, error) {
 			step.Progress(ctx, "sequence %s: %s", change.Ident(), w)
 		}
 	}
-	return facts, fence.DryRun(ctx, c.New)
+	if err := fence.DryRun(ctx, c.target()); err != nil {
+		return nil, err
+	}
+	return facts, c.prepareWayBack(ctx)
 }
 
-// undoAhead also waits for an old server that is restarting: its crash is the
+// undoAhead also waits for a source that is restarting: its crash is the
 // likeliest reason for undoing.
 func (c *Cutover) undoAhead(ctx context.Context) error {
+	return errors.Join(c.detach(ctx), c.dropWayBack(ctx))
+}
+
+func (c *Cutover) detach(ctx context.Context) error {
 	var last error
 	began := time.Now()
-	err := pg.Wait(ctx, "the old server to answer", 500*time.Millisecond, 0, func(text string) { step.Progress(ctx, "%s", text) },
+	err := pg.Wait(ctx, fmt.Sprintf("the %s server to answer", c.Direction.Source()), 500*time.Millisecond, 0, func(text string) { step.Progress(ctx, "%s", text) },
 		func(ctx context.Context) (bool, string, error) {
-			last = fence.DetachForUndo(ctx, c.Old, c.attempt, busyBound, func(text string) { step.Progress(ctx, "%s", text) })
+			last = fence.DetachForUndo(ctx, c.source(), c.Direction, c.attempt, busyBound, func(text string) { step.Progress(ctx, "%s", text) })
 			again := last != nil && pg.Lost(last) && !errors.Is(last, pg.ErrTimeout) && !errors.Is(last, fence.ErrNotMine) &&
-				!errors.Is(last, fence.ErrDecided) && time.Since(began) < oldBound
-			return !again, "the old server cannot be reached", nil
+				!errors.Is(last, fence.ErrDecided) && time.Since(began) < sourceBound
+			return !again, "it cannot be reached", nil
 		})
 	switch {
 	case err != nil:
@@ -84,36 +92,39 @@ func (c *Cutover) undoAhead(ctx context.Context) error {
 func (c *Cutover) aheadStatements() ([]step.Statement, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	tables, err := fence.Tables(ctx, c.Old.Pool(), c.Move.Name)
+	tables, err := fence.Tables(ctx, c.source().Pool(), c.Move.Name)
 	if err != nil {
 		return nil, err
 	}
+	source, target := string(c.Direction.Source()), string(c.Direction.Target())
 	var out []step.Statement
 	for _, t := range tables {
-		out = append(out, step.Statement{Server: "old", SQL: fence.AttachSQL(c.Move.Name, t)})
+		out = append(out, step.Statement{Server: source, SQL: fence.AttachSQL(c.Move.Name, t)})
 	}
 	changes, err := c.planSequences(ctx)
 	switch {
 	case err == nil && len(changes) > 0:
-		out = append(out, step.Statement{Server: "new", SQL: sequences.Script(changes), Why: "sequences past old's values; the values are those of this moment"})
+		out = append(out, step.Statement{Server: target, SQL: sequences.Script(changes), Why: "sequences past " + source + "'s values; the values are those of this moment"})
 	case errors.Is(err, ErrBlocked): // before start the sequences are not on new yet
-		out = append(out, step.Statement{Server: "new", SQL: "alter sequence <every sequence> restart with <old's value plus margin>", Why: "pgcutover sequences sql shows the values after start"})
+		out = append(out, step.Statement{Server: target, SQL: "alter sequence <every sequence> restart with <old's value plus margin>", Why: "pgcutover sequences sql shows the values after start"})
 	case err != nil:
 		return nil, err
 	}
-	return append(out, step.Statement{Server: "new", SQL: "begin;\n" + fence.OpenNowSQL + ";\nrollback", Why: "try the guard's body"}), nil
+	out = append(out, step.Statement{Server: target, SQL: "begin;\n" + fence.OpenNowSQL + ";\nrollback", Why: "try the guard's body"})
+	back, err := c.wayBackStatements(ctx)
+	return append(out, back...), err
 }
 
 func (c *Cutover) detachStatements() ([]step.Statement, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	tables, err := fence.Tables(ctx, c.Old.Pool(), c.Move.Name)
+	tables, err := fence.Tables(ctx, c.source().Pool(), c.Move.Name)
 	if err != nil {
 		return nil, err
 	}
 	var out []step.Statement
 	for _, t := range tables {
-		out = append(out, step.Statement{Server: "old", SQL: fence.DetachSQL(c.Move.Name, t)})
+		out = append(out, step.Statement{Server: string(c.Direction.Source()), SQL: fence.DetachSQL(c.Move.Name, t)})
 	}
-	return out, nil
+	return append(out, c.dropWayBackStatements()...), nil
 }

@@ -30,22 +30,38 @@ type Settings struct {
 	Margin      int64 // steps that sequences are set ahead
 	AnalyzeJobs int
 	InScope     func(schema, table string) bool
+	// WayBack prepares the stream by which a rollback loses nothing.
+	WayBack bool
+	// LeaveBehind lets a rollback go although tables and other objects made on
+	// new since the cutover do not go back with it.
+	LeaveBehind bool
 }
 
-// Cutover is one try at turning the writes. Make it with New; it is used once.
+// Cutover is one try at turning the writes: from old to new, or, as a rollback,
+// from new to old. It is used once.
 type Cutover struct {
 	Old, New *pg.Server
-	Move     state.Move
-	Settings Settings
-	Drivers  []traffic.Driver
-	Hooks    traffic.Hooks
-	Observer step.Observer
+	// Direction is Forward for a cutover, Back for a rollback. Interrupted and
+	// Resume set it to that of the newest attempt.
+	Direction state.Direction
+	Move      state.Move
+	Settings  Settings
+	Drivers   []traffic.Driver
+	Hooks     traffic.Hooks
+	Observer  step.Observer
 	// Gates are further conditions that the caller wants checked in the first
 	// step, such as those of package preflight. An error that wraps ErrBlocked
 	// says that the move is not ready.
 	Gates func(context.Context) error
+	// Watch starts a watchdog that ends the poolers' pause should this process
+	// vanish, and is stopped by what it returns. Nil for none.
+	Watch func(ctx context.Context, w Watched) (stop func(), err error)
 
 	attempt  int64
+	stream   state.Stream // what is drained: from the source to the target
+	ours     func()       // gives back the one-tool lock on old that a rollback holds beside the lease's
+	unwatch  func()       // stops the watchdog
+	wayBack  bool         // the slot of the way back was made under this lease
 	lease    *publisher.Lease
 	given    []sequences.Change // what new's sequences were set to
 	frozenAt time.Time
@@ -64,32 +80,60 @@ var ErrBlocked = errors.New("not ready for the cutover")
 
 // ErrInterrupted means that an earlier cutover was interrupted and must be
 // finished or undone first.
-var ErrInterrupted = errors.New("an earlier cutover was interrupted")
+var ErrInterrupted = errors.New("an earlier attempt was interrupted")
 
 // ErrAlreadyDone means that the new server serves already.
 var ErrAlreadyDone = errors.New("the cutover is done: the new server takes the writes")
+
+// ErrNotCutOver means that old serves, so that there is nothing to roll back.
+var ErrNotCutOver = errors.New("the old server takes the writes: there is nothing to roll back")
 
 // ErrNothing means that there is nothing to resume.
 var ErrNothing = errors.New("nothing was interrupted")
 
 // Steps returns the list, in order. Plan, help, progress and report come from
-// it. Poolers' pause stands between lease and freeze, the stream back between
-// sequences and decide, once they are built.
+// it.
 func (c *Cutover) Steps() []step.Step {
 	return []step.Step{
 		c.gatesStep(),
 		c.aheadStep(),
 		c.guardStep(),
 		c.leaseStep(),
+		c.pauseStep(),
 		c.freezeStep(),
 		c.drainStep(),
 		c.sequencesStep(),
+		c.reverseStep(),
 		c.decideStep(),
 		c.openStep(),
 		c.switchStep(),
 		c.followStep(),
 	}
 }
+
+// source is the server whose clients write until the decision.
+func (c *Cutover) source() *pg.Server { return c.server(c.Direction.Source()) }
+
+// target is the server that takes the writes after it.
+func (c *Cutover) target() *pg.Server { return c.server(c.Direction.Target()) }
+
+func (c *Cutover) server(side pg.Side) *pg.Server {
+	if side == pg.New {
+		return c.New
+	}
+	return c.Old
+}
+
+// identity is what the source was when the move began.
+func (c *Cutover) identity() state.Identity {
+	if c.Direction == state.Back {
+		return c.Move.New
+	}
+	return c.Move.Old
+}
+
+// back is the stream that this attempt leaves for the way back.
+func (c *Cutover) back() state.Stream { return state.WayBack(c.Move.Name, c.Direction, c.attempt) }
 
 // Attempt is the number of this try, 0 before Run has taken it.
 func (c *Cutover) Attempt() int64 { return c.attempt }
@@ -112,7 +156,7 @@ func (c *Cutover) Run(soft, hard context.Context) error {
 	if err := c.mayBegin(soft); err != nil {
 		return err
 	}
-	attempt, err := state.TakeAttempt(soft, c.Old, c.New)
+	attempt, err := state.TakeAttempt(soft, c.source(), c.target())
 	if err != nil {
 		return err
 	}
@@ -148,21 +192,31 @@ func (c *Cutover) runner(ctx context.Context) (*step.Runner, error) {
 }
 
 func (c *Cutover) hook(ctx context.Context, event string, s step.Step) error {
-	return c.Hooks.Run(ctx, event, s.Name, c.target())
+	return c.Hooks.Run(ctx, event, s.Name, c.situation())
 }
 
-func (c *Cutover) target() traffic.Target {
-	t := traffic.Target{Move: c.Move.Name, Attempt: c.attempt, Old: c.Old, New: c.New, Serving: pg.Old}
+// situation is what drivers and hooks are told.
+func (c *Cutover) situation() traffic.Target {
+	t := traffic.Target{Move: c.Move.Name, Attempt: c.attempt, Old: c.Old, New: c.New, Serving: c.Direction.Source()}
 	if c.decided {
-		t.Serving = pg.New
+		t.Serving = c.Direction.Target()
 	}
 	return t
 }
 
-// lock takes the one-tool lock in the lease's session.
+// lock takes the one-tool lock in the lease's session, on the source. Whatever
+// is no cutover takes the lock on old, so that a rollback holds that one too.
 func (c *Cutover) lock(ctx context.Context) error {
-	lease, err := publisher.TakeLock(ctx, c.Old, lockBound)
+	if c.Direction == state.Back && c.ours == nil {
+		_, release, err := pg.HoldLock(ctx, c.Old, "rollback", lockBound)
+		if err != nil {
+			return err
+		}
+		c.ours = release
+	}
+	lease, err := publisher.TakeLock(ctx, c.source(), lockBound)
 	if err != nil {
+		c.unlock(ctx)
 		return err
 	}
 	c.lease = lease
@@ -172,6 +226,11 @@ func (c *Cutover) lock(ctx context.Context) error {
 func (c *Cutover) unlock(ctx context.Context) {
 	if c.lease != nil {
 		c.lease.Close(ctx)
+		c.lease = nil
+	}
+	if c.ours != nil {
+		c.ours()
+		c.ours = nil
 	}
 }
 
@@ -182,50 +241,71 @@ func (c *Cutover) ensureLock(ctx context.Context) error {
 		return nil
 	}
 	c.unlock(ctx)
-	c.lease = nil
 	return c.lock(ctx)
 }
 
-// mayBegin refuses while an earlier attempt is unfinished or decided.
+// mayBegin refuses while an earlier attempt is unfinished, and when the target
+// serves already. It sets the stream that will be drained.
 func (c *Cutover) mayBegin(ctx context.Context) error {
-	err := c.Interrupted(ctx)
-	if errors.Is(err, ErrAlreadyDone) {
-		return hint.With(err, "run: pgcutover complete")
+	want := c.Direction
+	if want == "" {
+		want = state.Forward
+	}
+	pos, err := c.interrupted(ctx)
+	if err != nil {
+		return err
+	}
+	c.Direction, c.attempt = want, 0
+	switch c.stream = pos.Stream(want); {
+	case pos.Serving() == want.Source():
+		return nil
+	case want == state.Back:
+		return hint.With(ErrNotCutOver, "run: pgcutover status")
+	}
+	return hint.With(ErrAlreadyDone, "run: pgcutover complete, or, to go back, pgcutover rollback")
+}
+
+// Interrupted returns nil when no earlier attempt stands in the way of a
+// cutover, ErrInterrupted when one must be resumed, and ErrAlreadyDone when new
+// serves.
+func (c *Cutover) Interrupted(ctx context.Context) error {
+	pos, err := c.interrupted(ctx)
+	if err == nil && pos.Serving() == pg.New {
+		return ErrAlreadyDone
 	}
 	return err
 }
 
-// Interrupted returns nil when no earlier attempt stands in the way of a new
-// one, ErrInterrupted when one must be resumed, and ErrAlreadyDone when new
-// serves.
-func (c *Cutover) Interrupted(ctx context.Context) error {
-	last, err := state.LastAttempt(ctx, c.Old, c.New)
-	if err != nil || last == 0 {
-		return err
+// interrupted tells where the move stands, and ErrInterrupted when its newest
+// attempt is unfinished.
+func (c *Cutover) interrupted(ctx context.Context) (state.Position, error) {
+	pos, err := state.Locate(ctx, c.Old, c.New)
+	if err != nil || pos.Attempt == 0 {
+		return pos, err
 	}
-	c.attempt = last
-	defer func() { c.attempt = 0 }()
-	decided, err := state.Decided(ctx, c.Old.Pool(), last)
-	if err != nil {
-		return err
-	}
+	c.at(pos)
 	runner, err := c.runner(ctx)
 	if err != nil {
-		return err
+		return pos, err
 	}
+	what := c.what()
 	switch {
-	case decided && runner.Log.Done():
-		return ErrAlreadyDone
-	case decided:
-		return hint.With(fmt.Errorf("%w after its point of no return (attempt %d)", ErrInterrupted, last), "run: pgcutover resume")
-	case runner.Log.Standing():
-		return hint.With(fmt.Errorf("%w (attempt %d)", ErrInterrupted, last), "run: pgcutover resume")
+	case pos.Decided() && !runner.Log.Done():
+		return pos, hint.With(fmt.Errorf("%w: a %s after its point of no return (attempt %d)", ErrInterrupted, what, pos.Attempt), "run: pgcutover resume")
+	case !pos.Decided() && runner.Log.Standing():
+		return pos, hint.With(fmt.Errorf("%w: a %s (attempt %d)", ErrInterrupted, what, pos.Attempt), "run: pgcutover resume")
 	}
-	return nil
+	return pos, nil
 }
 
-// Unfinished returns nil when the newest attempt was decided and all its steps
-// are done, and otherwise why it is not so.
+// at makes c the newest attempt.
+func (c *Cutover) at(pos state.Position) {
+	c.attempt, c.Direction = pos.Attempt, pos.Direction()
+	c.stream = pos.Stream(c.Direction)
+}
+
+// Unfinished returns nil when new serves and the newest attempt has ended, and
+// otherwise why it is not so.
 func (c *Cutover) Unfinished(ctx context.Context) error {
 	err := c.Interrupted(ctx)
 	switch {
@@ -253,7 +333,7 @@ func (c *Cutover) Ready(ctx context.Context) error {
 // underWay tells an attempt that a tool is still at work on from one that was
 // interrupted.
 func (c *Cutover) underWay(ctx context.Context, interrupted error) error {
-	holder, err := pg.LockHolder(ctx, c.Old)
+	holder, err := pg.LockHolder(ctx, c.source())
 	if err != nil || holder == "" {
 		return errors.Join(interrupted, err)
 	}

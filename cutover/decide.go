@@ -29,27 +29,40 @@ const relockBound = 2 * time.Second
 func (c *Cutover) decideStep() step.Step {
 	return step.Step{
 		Name:       "decide",
-		About:      "close the fence on old and record the decision, in one COMMIT",
+		About:      fmt.Sprintf("close the fence on %s and record the decision, in one COMMIT", c.Direction.Source()),
 		Bound:      commitBound + resolveBound + 10*time.Second,
 		Do:         c.decide,
 		Final:      true,
+		Behind:     true,
 		Statements: c.decideStatements,
 	}
 }
 
-// decideSQL records the decision; the row travels to new and opens it.
-const decideSQL = `insert into pgcutover.decision_forward (attempt, stream) values ($1, 0)`
+// decideForwardSQL records the decision of a cutover; the row travels to new and
+// opens it.
+const decideForwardSQL = `insert into pgcutover.decision_forward (attempt, stream) values ($1, 0)`
 
-// closeTurnSQL says on old that it does not take writes any more.
+// decideBackSQL records that of a rollback; the row travels to old.
+const decideBackSQL = `insert into pgcutover.decision_back (attempt, stream) values ($1, 0)`
+
+func (c *Cutover) decideSQL() string {
+	if c.Direction == state.Back {
+		return decideBackSQL
+	}
+	return decideForwardSQL
+}
+
+// closeTurnSQL says on the source that it does not take writes any more.
 const closeTurnSQL = `update pgcutover.turn set open = false where attempt = $1 and open`
 
 func (c *Cutover) decideStatements() ([]step.Statement, error) {
+	source := string(c.Direction.Source())
 	return []step.Statement{
-		{Server: "old", SQL: fence.ClosedSQL(c.Old, c.Settings.OnClosed, c.Move.Old.Database, time.Now()), Why: "close the fence"},
-		{Server: "old", SQL: fence.ReadOnlySQL(c.Old.Database(), true), Why: "what multihost clients look at"},
-		{Server: "old", SQL: closeTurnSQL},
-		{Server: "old", SQL: decideSQL},
-		{Server: "old", SQL: "commit", Why: "the point of no return"},
+		{Server: source, SQL: fence.ClosedSQL(c.source(), c.Settings.OnClosed, c.identity().Database, time.Now()), Why: "close the fence"},
+		{Server: source, SQL: fence.ReadOnlySQL(c.source().Database(), true), Why: "what multihost clients look at"},
+		{Server: source, SQL: closeTurnSQL},
+		{Server: source, SQL: c.decideSQL()},
+		{Server: source, SQL: "commit", Why: "the point of no return"},
 	}, nil
 }
 
@@ -65,6 +78,9 @@ func (c *Cutover) decide(ctx context.Context) (any, error) {
 		return decideFacts{Resolved: true}, err
 	}
 	began := time.Now()
+	if err := c.requireWayBack(ctx); err != nil {
+		return nil, fmt.Errorf("%w: %w", step.ErrRefuted, err)
+	}
 	err := c.lease.Transaction(func(q state.Querier) error { return c.close(ctx, q) })
 	if err != nil {
 		c.lease.Rollback(context.WithoutCancel(ctx))
@@ -98,7 +114,7 @@ func (c *Cutover) alreadyDecided(ctx context.Context) (bool, error) {
 	if c.decided {
 		return true, nil
 	}
-	decided, err := state.Decided(ctx, c.Old.Pool(), c.attempt)
+	decided, err := state.Decided(ctx, c.source().Pool(), c.Direction, c.attempt)
 	switch {
 	case err != nil && c.frozenAt.IsZero(): // an earlier process may have sent the COMMIT
 		return false, fmt.Errorf("%w: %w", step.ErrUndecided, err)
@@ -122,17 +138,17 @@ func (c *Cutover) close(ctx context.Context, q state.Querier) error {
 		return err
 	}
 	for _, sql := range []string{
-		fence.ClosedSQL(c.Old, c.Settings.OnClosed, c.Move.Old.Database, time.Now()),
-		fence.ReadOnlySQL(c.Old.Database(), true),
+		fence.ClosedSQL(c.source(), c.Settings.OnClosed, c.identity().Database, time.Now()),
+		fence.ReadOnlySQL(c.source().Database(), true),
 	} {
 		if _, err := q.Exec(ctx, sql); err != nil {
-			return fmt.Errorf("closing the fence on the old server: %w", err)
+			return fmt.Errorf("closing the fence on the %s server: %w", c.Direction.Source(), err)
 		}
 	}
 	if _, err := q.Exec(ctx, closeTurnSQL, c.attempt); err != nil {
-		return fmt.Errorf("closing the turn on the old server: %w", err)
+		return fmt.Errorf("closing the turn on the %s server: %w", c.Direction.Source(), err)
 	}
-	if _, err := q.Exec(ctx, decideSQL, c.attempt); err != nil {
+	if _, err := q.Exec(ctx, c.decideSQL(), c.attempt); err != nil {
 		return fmt.Errorf("recording the decision: %w", err)
 	}
 	return nil
@@ -161,19 +177,19 @@ func (c *Cutover) resolve(ctx context.Context, lost error) error {
 		return fmt.Errorf("%w: committing the decision: %w", step.ErrRefuted, lost)
 	}
 	return hint.With(fmt.Errorf("%w: %w: %w", step.ErrUndecided, err, lost),
-		"nothing was undone: if the decision was made, the guard opens the new server by itself; as soon as the old server can be reached, run: pgcutover resume")
+		fmt.Sprintf("nothing was undone: if the decision was made, the guard opens the %s server by itself; as soon as the %s server can be reached, run: pgcutover resume", c.Direction.Target(), c.Direction.Source()))
 }
 
 // look asks both servers once.
 func (c *Cutover) look(ctx context.Context) (yes, no bool, detail string) {
 	once, cancel := context.WithTimeout(ctx, relockBound+3*time.Second)
 	defer cancel()
-	if there, err := state.Decided(once, c.New.Pool(), c.attempt); err == nil && there {
+	if there, err := state.Decided(once, c.target().Pool(), c.Direction, c.attempt); err == nil && there {
 		return true, false, ""
 	}
-	there, err := state.Decided(once, c.Old.Pool(), c.attempt)
+	there, err := state.Decided(once, c.source().Pool(), c.Direction, c.attempt)
 	if err != nil {
-		return false, false, fmt.Sprintf("the old server does not answer: %v", err)
+		return false, false, fmt.Sprintf("the %s server does not answer: %v", c.Direction.Source(), err)
 	}
 	if there {
 		return true, false, ""
@@ -187,13 +203,13 @@ func (c *Cutover) look(ctx context.Context) (yes, no bool, detail string) {
 	// Under the lock, so this answer is the last word: if it comes from the very
 	// server that the COMMIT was sent to. A standby that was promoted behind the
 	// same address may lack the decision although it was made.
-	now, err := state.Identify(once, c.Old)
+	now, err := state.Identify(once, c.source())
 	if err != nil {
-		return false, false, fmt.Sprintf("the old server does not answer: %v", err)
+		return false, false, fmt.Sprintf("the %s server does not answer: %v", c.Direction.Source(), err)
 	}
-	there, err = state.Decided(once, c.Old.Pool(), c.attempt)
-	if err == nil && !there && now != c.Move.Old {
-		return false, false, fmt.Sprintf("the old server is another one than before (timeline %d, was %d)", now.Timeline, c.Move.Old.Timeline)
+	there, err = state.Decided(once, c.source().Pool(), c.Direction, c.attempt)
+	if err == nil && !there && now != c.identity() {
+		return false, false, fmt.Sprintf("the %s server is another one than before (timeline %d, was %d)", c.Direction.Source(), now.Timeline, c.identity().Timeline)
 	}
 	return err == nil && there, err == nil && !there, ""
 }
@@ -203,11 +219,13 @@ func (c *Cutover) relock(ctx context.Context) error {
 	if c.lease != nil && c.lease.Alive() == nil { //nolint:contextcheck // asks within a bound of its own, also when ctx is cancelled
 		return nil
 	}
-	lease, err := publisher.TakeLock(ctx, c.Old, relockBound)
+	lease, err := publisher.TakeLock(ctx, c.source(), relockBound)
 	if err != nil {
 		return err
 	}
-	c.unlock(ctx)
+	if c.lease != nil {
+		c.lease.Close(ctx)
+	}
 	c.lease = lease
 	return nil
 }

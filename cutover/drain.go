@@ -2,6 +2,7 @@ package cutover
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/pgcutover/pgcutover/internal/step"
@@ -12,31 +13,31 @@ import (
 func (c *Cutover) drainStep() step.Step {
 	return step.Step{
 		Name:  "drain",
-		About: "commit the marker on old, wait until it is on new, and make what was applied durable there",
+		About: fmt.Sprintf("commit the marker on %s, wait until it is on %s, and make what was applied durable there", c.Direction.Source(), c.Direction.Target()),
 		Bound: c.Settings.MaxPause,
-		Do:    c.drain,
+		Do:    c.drain, Behind: true,
 		Statements: step.Fixed(
-			step.Statement{Server: "old", SQL: publisher.MarkSQL},
-			step.Statement{Server: "new", SQL: subscriber.FlushMarkerSQL, Why: "one synchronous commit, conditional on the marker"}),
+			step.Statement{Server: string(c.Direction.Source()), SQL: publisher.MarkSQL(c.Direction)},
+			step.Statement{Server: string(c.Direction.Target()), SQL: subscriber.FlushSQL(c.Direction), Why: "one synchronous commit, conditional on the marker"}),
 	}
 }
 
 type drainFacts struct {
-	ArrivedMS float64 `json:"arrived_ms"` // from the marker's commit on old to its arrival on new
+	ArrivedMS float64 `json:"arrived_ms"` // from the marker's commit to its arrival
 	FlushMS   float64 `json:"flush_ms"`
 }
 
 func (c *Cutover) drain(ctx context.Context) (any, error) {
-	if err := publisher.Mark(ctx, c.Old, c.attempt); err != nil {
+	if err := publisher.Mark(ctx, c.source(), c.Direction, c.attempt); err != nil {
 		return nil, err
 	}
 	marked := time.Now()
-	err := subscriber.WaitMarker(ctx, c.New, c.attempt, c.remaining(), func(text string) { step.Progress(ctx, "marker: %s", text) })
+	err := subscriber.WaitMarker(ctx, c.target(), c.Direction, c.attempt, c.remaining(), func(text string) { step.Progress(ctx, "marker: %s", text) })
 	if err != nil {
 		return nil, err
 	}
 	arrived := time.Now()
-	if err := subscriber.FlushMarker(ctx, c.New, c.attempt); err != nil {
+	if err := subscriber.FlushMarker(ctx, c.target(), c.Direction, c.attempt); err != nil {
 		return nil, err
 	}
 	return drainFacts{ArrivedMS: ms(arrived.Sub(marked)), FlushMS: ms(time.Since(arrived))}, nil

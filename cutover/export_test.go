@@ -2,6 +2,7 @@ package cutover
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/pgcutover/pgcutover/internal/state"
@@ -19,7 +20,11 @@ func Begin(ctx context.Context, c *Cutover) (end func(), err error) {
 	if err := c.lock(ctx); err != nil {
 		return nil, err
 	}
-	if c.attempt, err = state.TakeAttempt(ctx, c.Old, c.New); err != nil {
+	if err := c.mayBegin(ctx); err != nil && !errors.Is(err, ErrAlreadyDone) {
+		c.unlock(ctx)
+		return nil, err
+	}
+	if c.attempt, err = state.TakeAttempt(ctx, c.source(), c.target()); err != nil {
 		c.unlock(ctx)
 		return nil, err
 	}

@@ -19,7 +19,7 @@ import (
 func (c *Cutover) followStep() step.Step {
 	return step.Step{
 		Name:       "follow",
-		About:      "drop the forward stream and, last, its slot; probe a write; statistics; drop new's fence triggers",
+		About:      fmt.Sprintf("probe a write; drop the stream that was drained and, last, its slot; start the stream back; statistics; drop %s's fence triggers", c.Direction.Target()),
 		Bound:      10 * time.Minute,
 		Do:         c.follow,
 		Statements: c.followStatements,
@@ -28,21 +28,32 @@ func (c *Cutover) followStep() step.Step {
 
 func (c *Cutover) followStatements() ([]step.Statement, error) {
 	var out []step.Statement
-	for _, sql := range subscriber.DropStatements(c.Move.Name) {
-		out = append(out, step.Statement{Server: "new", SQL: sql})
+	source, target := string(c.Direction.Source()), string(c.Direction.Target())
+	out = append(out, step.Statement{Server: target, SQL: probeSQL, Why: "a write by a session with no settings of ours, rolled back"})
+	for _, sql := range subscriber.DropStatements(c.stream) {
+		out = append(out, step.Statement{Server: target, SQL: sql})
 	}
 	out = append(out,
-		step.Statement{Server: "old", SQL: "select pg_drop_replication_slot('" + publisher.StreamName(c.Move.Name) + "')"},
-		step.Statement{Server: "new", SQL: probeSQL, Why: "a write by a session with no settings of ours, rolled back"},
-		step.Statement{Server: "new", SQL: "analyze <tables changed beyond their threshold>"})
+		step.Statement{Server: source, SQL: "select pg_drop_replication_slot('" + c.stream.Name() + "')"},
+		step.Statement{Server: source, SQL: publisher.DropPublicationSQL(c.stream)})
+	if c.Settings.WayBack {
+		back := c.back()
+		if back.Attempt == 0 {
+			back.Attempt = 1
+		}
+		out = append(out,
+			step.Statement{Server: source, SQL: subscriber.ConnectSQL(back), Why: "only now that the other stream is gone: nothing goes round"},
+			step.Statement{Server: source, SQL: subscriber.EnableSQL(back)})
+	}
+	out = append(out, step.Statement{Server: target, SQL: "analyze <tables changed beyond their threshold>"})
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	tables, err := fence.Tables(ctx, c.New.Pool(), c.Move.Name)
+	tables, err := fence.Tables(ctx, c.target().Pool(), c.Move.Name)
 	if err != nil {
 		return nil, err
 	}
 	for _, t := range tables {
-		out = append(out, step.Statement{Server: "new", SQL: fence.DetachSQL(c.Move.Name, t)})
+		out = append(out, step.Statement{Server: target, SQL: fence.DetachSQL(c.Move.Name, t)})
 	}
 	return out, nil
 }
@@ -63,16 +74,19 @@ func (c *Cutover) follow(ctx context.Context) (any, error) {
 	if err := c.dropStream(ctx); err != nil {
 		return nil, err
 	}
+	if err := c.startWayBack(ctx); err != nil {
+		return nil, err
+	}
 	var facts followFacts
-	report, err := warmup.AnalyzeTables(ctx, c.New, nil, warmup.AnalyzeOptions{Jobs: c.Settings.AnalyzeJobs})
+	report, err := warmup.AnalyzeTables(ctx, c.target(), nil, warmup.AnalyzeOptions{Jobs: c.Settings.AnalyzeJobs})
 	if err != nil {
-		// New serves: worse statistics are a warning, not a reason to stop.
+		// The target serves: worse statistics are a warning, not a reason to stop.
 		facts.Warnings = append(facts.Warnings, fmt.Sprintf("statistics: %v", err))
 	}
 	facts.Analyzed = len(report.Tables)
-	facts.Detached, err = fence.Detach(ctx, c.New, aheadBound, func(text string) { step.Progress(ctx, "%s", text) })
+	facts.Detached, err = fence.Detach(ctx, c.target(), aheadBound, func(text string) { step.Progress(ctx, "%s", text) })
 	if errors.Is(err, pg.ErrTimeout) {
-		facts.Warnings = append(facts.Warnings, fmt.Sprintf("fence triggers that do nothing are left on new; pgcutover complete drops them: %v", err))
+		facts.Warnings = append(facts.Warnings, fmt.Sprintf("fence triggers that do nothing are left on %s; pgcutover complete drops them: %v", c.Direction.Target(), err))
 		err = nil
 	}
 	for _, w := range facts.Warnings {
@@ -81,32 +95,39 @@ func (c *Cutover) follow(ctx context.Context) (any, error) {
 	return facts, err
 }
 
-// dropStream ends the forward stream. Its slot goes last, and only after the
-// decision is on new for good: should new crash and lose its opening, the row
-// can be sent again until then.
+// dropStream ends the stream that was drained. Its slot goes last, and only after
+// the decision is on the target for good: should the target crash and lose its
+// opening, the row can be sent again until then.
 func (c *Cutover) dropStream(ctx context.Context) error {
-	err := pg.Wait(ctx, "the decision to arrive on the new server", 20*time.Millisecond, time.Minute, func(text string) { step.Progress(ctx, "%s", text) },
+	err := pg.Wait(ctx, fmt.Sprintf("the decision to arrive on the %s server", c.Direction.Target()), 20*time.Millisecond, time.Minute, func(text string) { step.Progress(ctx, "%s", text) },
 		func(ctx context.Context) (bool, string, error) {
-			if _, err := subscriber.Read(ctx, c.New); errors.Is(err, subscriber.ErrNone) {
+			if _, err := subscriber.Read(ctx, c.target(), c.stream); errors.Is(err, subscriber.ErrNone) {
 				return true, "", nil // an earlier try came this far
 			}
-			there, err := state.Decided(ctx, c.New.Pool(), c.attempt)
+			there, err := state.Decided(ctx, c.target().Pool(), c.Direction, c.attempt)
 			return there, "not yet", err
 		})
 	if err != nil {
-		return hint.With(err, "the new server serves; the forward stream is stuck: see the new server's log, then run: pgcutover resume")
+		return hint.With(err, fmt.Sprintf("the %[1]s server serves; the stream to it is stuck: see its log, then run: pgcutover resume", c.Direction.Target()))
 	}
-	if _, err := subscriber.Drop(ctx, c.New); err != nil {
+	if _, err := subscriber.Drop(ctx, c.target(), c.stream); err != nil {
 		return err
 	}
-	alive, err := subscriber.OIDs(ctx, c.New)
+	alive, err := subscriber.OIDs(ctx, c.target())
 	if err != nil {
 		return err
 	}
-	if err := publisher.DropSyncSlots(ctx, c.Old, c.Move.New.System, alive, 30*time.Second); err != nil {
+	system := c.Move.New.System
+	if c.Direction == state.Back {
+		system = c.Move.Old.System
+	}
+	if err := publisher.DropSyncSlots(ctx, c.source(), system, alive, 30*time.Second); err != nil {
 		return err
 	}
-	return publisher.DropSlot(ctx, c.Old, 30*time.Second)
+	if err := publisher.DropSlot(ctx, c.source(), c.stream, 30*time.Second); err != nil {
+		return err
+	}
+	return publisher.DropPublication(ctx, c.source(), c.stream)
 }
 
 // probeSQL writes a row and takes it back: it fails on a database whose
@@ -118,16 +139,16 @@ insert into pgcutover_probe values (1);
 select pgcutover.check();
 rollback`
 
-// probe proves that a client of this role can write on new, through a session
+// probe proves that a client of this role can write on the target, through a session
 // that has none of the tool's settings.
 func (c *Cutover) probe(ctx context.Context) error {
-	conn, err := c.New.ConnectAsClient(ctx)
+	conn, err := c.target().ConnectAsClient(ctx)
 	if err != nil {
 		return err
 	}
 	defer pg.Close(ctx, conn)
 	if _, err := conn.Exec(ctx, probeSQL); err != nil {
-		return fmt.Errorf("probing a write on the new server: %w", err)
+		return fmt.Errorf("probing a write on the %s server: %w", c.Direction.Target(), err)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package cutover
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/pgcutover/pgcutover/internal/step"
@@ -13,12 +14,13 @@ func (c *Cutover) freezeStep() step.Step {
 	bound := time.Duration(c.Settings.Attempts)*(c.Settings.LockTimeout*3+100*time.Millisecond) + 10*time.Second
 	return step.Step{
 		Name:           "freeze",
-		About:          "make writers on old wait at the gate; those in the middle of a transaction finish first",
+		About:          fmt.Sprintf("make writers on %s wait at the gate; those in the middle of a transaction finish first", c.Direction.Source()),
 		Bound:          bound,
 		Do:             c.freeze,
 		Undo:           c.endLease,
-		Statements:     step.Fixed(step.Statement{Server: "old", SQL: publisher.FreezeSQL}),
-		UndoStatements: step.Fixed(step.Statement{Server: "old", SQL: "rollback"}),
+		Behind:         true,
+		Statements:     step.Fixed(step.Statement{Server: string(c.Direction.Source()), SQL: publisher.FreezeSQL}),
+		UndoStatements: step.Fixed(step.Statement{Server: string(c.Direction.Source()), SQL: "rollback"}),
 	}
 }
 
@@ -29,19 +31,21 @@ type freezeFacts struct {
 
 func (c *Cutover) freeze(ctx context.Context) (any, error) {
 	began := time.Now()
-	tries, err := c.lease.Freeze(ctx, c.Settings.LockTimeout, c.Settings.Attempts, func(text string) { step.Progress(ctx, "%s", text) })
+	frozen, err := c.lease.Freeze(ctx, publisher.FreezeOptions{
+		LockTimeout: c.Settings.LockTimeout, Attempts: c.Settings.Attempts, Progress: func(text string) { step.Progress(ctx, "%s", text) },
+	})
 	if err != nil {
 		c.lease.Rollback(context.WithoutCancel(ctx))
 		return nil, err
 	}
 	c.frozenAt = time.Now()
 	c.lease.ExpireAfter(c.Settings.MaxPause) //nolint:contextcheck // the clock must run whatever becomes of ctx
-	return freezeFacts{Attempts: tries, LockMS: ms(time.Since(began))}, nil
+	return freezeFacts{Attempts: frozen.Attempts, LockMS: ms(time.Since(began))}, nil
 }
 
 // thawing is an Observer that lets the writers go on at the first failure before
-// the decision, before anything is written to the journal or undone: new may be
-// what does not answer.
+// the decision, before anything is written to the journal or undone: the
+// journal's server may be what does not answer.
 type thawing struct {
 	step.Observer
 	cutover *Cutover
@@ -52,6 +56,7 @@ type thawing struct {
 func (t thawing) StepFailed(s step.Step, err error, took time.Duration) {
 	if c := t.cutover; !s.Final && !c.decided && c.lease != nil {
 		c.lease.Rollback(context.Background())
+		c.resumePoolers(context.Background())
 	}
 	t.Observer.StepFailed(s, err, took)
 }

@@ -23,7 +23,7 @@ func (c *Cutover) gatesStep() step.Step {
 		Bound: 2 * time.Minute,
 		Do:    c.gates,
 		Statements: step.Fixed(
-			step.Statement{Server: "old", SQL: state.TakeAttemptSQL, Why: "take the number of this attempt"}),
+			step.Statement{Server: string(c.Direction.Source()), SQL: state.TakeAttemptSQL, Why: "take the number of this attempt"}),
 	}
 }
 
@@ -39,9 +39,18 @@ func (c *Cutover) gates(ctx context.Context) (any, error) {
 	lag, err := c.gateLag(ctx)
 	errs = append(errs, err)
 	tables, err := c.gateTables(ctx)
-	errs = append(errs, err, c.gateStatistics(ctx), c.gateNewClosed(ctx))
+	errs = append(errs, err, c.gateStatistics(ctx), c.gateTargetClosed(ctx), c.gateWriting(ctx))
 	if c.Gates != nil {
 		errs = append(errs, c.Gates(ctx))
+	}
+	for _, p := range c.poolers() {
+		if err := p.Ready(ctx, c.situation()); err != nil {
+			advice := hint.Of(err)
+			if advice == "" {
+				advice = "mend it, or take the pooler out of traffic"
+			}
+			errs = append(errs, blocked(advice, "%s: %v", p.Name(), err))
+		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -57,20 +66,29 @@ func blocked(advice, format string, args ...any) error {
 	return hint.With(fmt.Errorf("%w: %s", ErrBlocked, fmt.Sprintf(format, args...)), advice)
 }
 
+// anew is the advice where the stream and the tables do not agree any more.
+func (c *Cutover) anew(what string) string {
+	if c.Direction == state.Back {
+		return what + ". To go back without them: pgcutover rollback --leave-behind"
+	}
+	return what + ". Run pgcutover abort, then start"
+}
+
 func (c *Cutover) gateLag(ctx context.Context) (publisher.Lag, error) {
-	lag, err := publisher.ReadLag(ctx, c.Old)
+	lag, err := publisher.ReadLag(ctx, c.source(), c.stream)
 	if errors.Is(err, publisher.ErrNoSlot) {
-		return lag, blocked("the stream cannot go on: run pgcutover abort, then start", "%s", err)
+		return lag, blocked(c.anew("the stream cannot go on"), "%s", err)
 	}
 	if err != nil {
 		return lag, err
 	}
 	if !lag.Connected {
-		return lag, blocked("see the apply worker's error in the new server's log; it retries every few seconds", "the new server does not stream from the old one")
+		return lag, blocked(fmt.Sprintf("see the apply worker's error in the %s server's log; it retries every few seconds", c.Direction.Target()),
+			"the %s server does not stream from the %s one", c.Direction.Target(), c.Direction.Source())
 	}
 	if lag.Bytes > c.Settings.MaxLag {
 		return lag, blocked("wait until the lag is smaller (pgcutover status --watch), or raise cutover.max_lag",
-			"the new server is %d bytes behind, more than cutover.max_lag (%d)", lag.Bytes, c.Settings.MaxLag)
+			"the %s server is %d bytes behind, more than cutover.max_lag (%d)", c.Direction.Target(), lag.Bytes, c.Settings.MaxLag)
 	}
 	return lag, nil
 }
@@ -78,15 +96,15 @@ func (c *Cutover) gateLag(ctx context.Context) (publisher.Lag, error) {
 // gateTables proves that what is in scope, what is published and what is
 // subscribed are the same tables, and that all of them are ready.
 func (c *Cutover) gateTables(ctx context.Context) (int, error) {
-	want, err := publisher.Tables(ctx, c.Old, c.Settings.InScope)
+	want, err := publisher.Tables(ctx, c.source(), c.Settings.InScope)
 	if err != nil {
 		return 0, err
 	}
-	published, err := publisher.Published(ctx, c.Old)
+	published, err := publisher.Published(ctx, c.source(), c.stream)
 	if err != nil {
 		return 0, err
 	}
-	states, err := subscriber.States(ctx, c.New)
+	states, err := subscriber.States(ctx, c.target(), c.stream)
 	if err != nil {
 		return 0, err
 	}
@@ -105,11 +123,14 @@ func (c *Cutover) gateTables(ctx context.Context) (int, error) {
 		have []publisher.Table
 	}{{"published", published}, {"subscribed", subscribed}} {
 		missing, extra := publisher.Compare(want, pair.have)
+		if c.Direction == state.Back && c.Settings.LeaveBehind {
+			break // what does not go back was named and accepted
+		}
 		if len(missing) > 0 {
-			return 0, blocked("tables were made since start: their rows would be lost. Run pgcutover abort, then start", "not %s: %v", pair.what, missing)
+			return 0, blocked(c.anew("tables were made since: their rows would be lost"), "not %s: %v", pair.what, missing)
 		}
 		if len(extra) > 0 {
-			return 0, blocked("tables were dropped, renamed or taken out of scope since start. Run pgcutover abort, then start", "%s but not in scope on old: %v", pair.what, extra)
+			return 0, blocked(c.anew("tables were dropped, renamed or taken out of scope since"), "%s but not in scope on %s: %v", pair.what, c.Direction.Source(), extra)
 		}
 	}
 	if len(waiting) > 0 {
@@ -118,27 +139,49 @@ func (c *Cutover) gateTables(ctx context.Context) (int, error) {
 	return len(want), nil
 }
 
+// gateStatistics is for the way forward: old served with what it has, and a
+// rollback must not be kept waiting.
 func (c *Cutover) gateStatistics(ctx context.Context) error {
-	without, err := warmup.WithoutStatistics(ctx, c.New)
+	if c.Direction == state.Back {
+		return nil
+	}
+	without, err := warmup.WithoutStatistics(ctx, c.target())
 	if err != nil {
 		return err
 	}
 	if len(without) > 0 {
-		return blocked("run: pgcutover analyze", "%d tables on new have rows but no statistics, for example %v", len(without), without[0])
+		return blocked("run: pgcutover analyze", "%d tables on %s have rows but no statistics, for example %v", len(without), c.Direction.Target(), without[0])
 	}
 	return nil
 }
 
-// gateNewClosed proves that nobody but the stream can have written to new.
-func (c *Cutover) gateNewClosed(ctx context.Context) error {
-	turn, err := state.ReadTurn(ctx, c.New.Pool())
+// gateWriting looks for transactions that the slot of the way back would wait
+// for, in the pause: those that have been writing for a while in any database
+// of the target's cluster.
+func (c *Cutover) gateWriting(ctx context.Context) error {
+	if !c.Settings.WayBack {
+		return nil
+	}
+	who, err := publisher.LongWriting(ctx, c.target(), time.Second)
+	if err != nil || who == "" {
+		return err
+	}
+	return blocked("wait for them or end them: the slot of the way back would wait for them while clients wait (a move without a way back sets rollback.keep: false)",
+		"transactions are writing on the %s server: %s", c.Direction.Target(), who)
+}
+
+// gateTargetClosed proves that nobody but the stream can have written to the
+// target.
+func (c *Cutover) gateTargetClosed(ctx context.Context) error {
+	target := c.Direction.Target()
+	turn, err := state.ReadTurn(ctx, c.target().Pool())
 	if err != nil {
 		return err
 	}
 	if turn.Open {
-		return blocked("run: pgcutover status", "the new server is open for writes already")
+		return blocked("run: pgcutover status", "the %s server is open for writes already", target)
 	}
-	tables, err := fence.Tables(ctx, c.New.Pool(), c.Move.Name)
+	tables, err := fence.Tables(ctx, c.target().Pool(), c.Move.Name)
 	if err != nil {
 		return err
 	}
@@ -149,8 +192,8 @@ func (c *Cutover) gateNewClosed(ctx context.Context) error {
 		}
 	}
 	if len(open) > 0 {
-		return blocked("somebody made these tables on new, or disabled the trigger: drop them there, or run pgcutover abort, then start",
-			"tables on new without a fence: %s", strings.Join(open, ", "))
+		return blocked(fmt.Sprintf("somebody made these tables on %s, or disabled the trigger: drop them there, or run pgcutover abort, then start", target),
+			"tables on %s without a fence: %s", target, strings.Join(open, ", "))
 	}
 	return nil
 }

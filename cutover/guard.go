@@ -3,6 +3,7 @@ package cutover
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/pgcutover/pgcutover/fence"
@@ -12,23 +13,23 @@ import (
 func (c *Cutover) guardStep() step.Step {
 	return step.Step{
 		Name:       "guard",
-		About:      "arm the guard: when the decision of this attempt arrives on new, it opens new by itself",
+		About:      fmt.Sprintf("arm the guard: when the decision of this attempt arrives on %[1]s, it opens %[1]s by itself", c.Direction.Target()),
 		Bound:      10 * time.Second,
 		Do:         c.arm,
 		Undo:       c.disarm,
 		UndoLast:   true, // only after it is certain that there is no decision
-		Statements: step.Fixed(step.Statement{Server: "new", SQL: fence.ArmSQL}),
+		Statements: step.Fixed(step.Statement{Server: string(c.Direction.Target()), SQL: fence.ArmSQL}),
 		UndoStatements: step.Fixed(
-			step.Statement{Server: "new", SQL: fence.DisarmSQL}),
+			step.Statement{Server: string(c.Direction.Target()), SQL: fence.DisarmSQL}),
 	}
 }
 
 func (c *Cutover) arm(ctx context.Context) (any, error) {
-	return nil, fence.Arm(ctx, c.New, c.attempt)
+	return nil, fence.Arm(ctx, c.target(), c.attempt)
 }
 
 func (c *Cutover) disarm(ctx context.Context) error {
-	err := fence.Disarm(ctx, c.New, c.attempt)
+	err := fence.Disarm(ctx, c.target(), c.attempt)
 	if errors.Is(err, fence.ErrNotMine) {
 		return nil
 	}

@@ -2,6 +2,7 @@ package cutover
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/pgcutover/pgcutover/fence"
@@ -13,16 +14,16 @@ import (
 func (c *Cutover) leaseStep() step.Step {
 	return step.Step{
 		Name:  "lease",
-		About: "begin the lease on old: take the turn, keep DDL out, fence what was made meanwhile",
+		About: fmt.Sprintf("begin the lease on %s: take the turn, keep DDL out, fence what was made meanwhile", c.Direction.Source()),
 		Bound: 30 * time.Second,
 		Do:    c.beginLease,
 		Undo:  c.endLease,
 		Statements: step.Fixed(
-			step.Statement{Server: "old", SQL: "begin"},
-			step.Statement{Server: "old", SQL: state.TurnLockSQL, Why: "every undo elsewhere waits for this row"},
-			step.Statement{Server: "old", SQL: "lock table only <every table> in share update exclusive mode", Why: "writers are not touched; DDL and vacuum stay out"},
-			step.Statement{Server: "old", SQL: fence.AttachSQL(c.Move.Name, fence.Table{Schema: "<schema>", Name: "<every table made since ahead>"})}),
-		UndoStatements: step.Fixed(step.Statement{Server: "old", SQL: "rollback"}),
+			step.Statement{Server: string(c.Direction.Source()), SQL: "begin"},
+			step.Statement{Server: string(c.Direction.Source()), SQL: state.TurnLockSQL, Why: "every undo elsewhere waits for this row"},
+			step.Statement{Server: string(c.Direction.Source()), SQL: "lock table only <every table> in share update exclusive mode", Why: "writers are not touched; DDL and vacuum stay out"},
+			step.Statement{Server: string(c.Direction.Source()), SQL: fence.AttachSQL(c.Move.Name, fence.Table{Schema: "<schema>", Name: "<every table made since ahead>"})}),
+		UndoStatements: step.Fixed(step.Statement{Server: string(c.Direction.Source()), SQL: "rollback"}),
 	}
 }
 
@@ -40,7 +41,7 @@ func (c *Cutover) beginLease(ctx context.Context) (any, error) {
 		return nil, err
 	}
 	facts := leaseFacts{Protected: len(tables)}
-	if err := c.lease.Protect(ctx, tables); err != nil {
+	if _, err := c.lease.Protect(ctx, tables, publisher.ProtectOptions{Progress: func(text string) { step.Progress(ctx, "%s", text) }}); err != nil {
 		return nil, err
 	}
 	err = c.lease.Transaction(func(q state.Querier) error {
@@ -65,11 +66,11 @@ func (c *Cutover) beginLease(ctx context.Context) (any, error) {
 // that would fill more than half of the server's lock table, partitioned and
 // inheritance parents only.
 func (c *Cutover) protectable(ctx context.Context) ([]string, error) {
-	tables, err := fence.Tables(ctx, c.Old.Pool(), c.Move.Name)
+	tables, err := fence.Tables(ctx, c.source().Pool(), c.Move.Name)
 	if err != nil {
 		return nil, err
 	}
-	capacity, err := publisher.LockCapacity(ctx, c.Old)
+	capacity, err := publisher.LockCapacity(ctx, c.source())
 	if err != nil {
 		return nil, err
 	}

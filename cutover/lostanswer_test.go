@@ -195,7 +195,7 @@ func TestCommitThenOldUnreachable(t *testing.T) {
 		m.writes(t, pg.New)
 		m.proxy.Cut() // not even a connection
 		m.writes(t, pg.New)
-		m.resumes(t, cutover.Forward)
+		m.resumes(t, cutover.Finished)
 		m.proved(t, pg.New)
 	})
 }
@@ -221,7 +221,7 @@ func TestCommitThenToolStopped(t *testing.T) {
 		if turn := pgtest.Value[string](t, m.newURL, turnSQL); turn != "armed f open t" {
 			t.Errorf("new's turn is %s", turn)
 		}
-		m.resumes(t, cutover.Forward)
+		m.resumes(t, cutover.Finished)
 		m.proved(t, pg.New)
 	})
 }
@@ -252,7 +252,7 @@ func TestCommitNeverArrivesAndOldUnreachable(t *testing.T) {
 			t.Errorf("the guard was disarmed without a definitive no: %s", turn)
 		}
 		m.writes(t, pg.Old)
-		m.resumes(t, cutover.Back)
+		m.resumes(t, cutover.Undone)
 		m.writes(t, pg.Old)
 		if now := pgtest.Value[string](t, m.newURL, turnSQL); now != turn {
 			t.Errorf("new's turn is %s, was %s", now, turn)
@@ -266,7 +266,7 @@ func TestCommitNeverArrivesAndOldUnreachable(t *testing.T) {
 
 // resumes lets the tool reach old again and resumes, twice: the second finds
 // nothing to do.
-func (m *move) resumes(t *testing.T, want cutover.Direction) {
+func (m *move) resumes(t *testing.T, want cutover.Outcome) {
 	t.Helper()
 	m.proxy.OnFrontend(nil)
 	m.proxy.Restore(t)

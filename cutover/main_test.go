@@ -43,7 +43,7 @@ func eachPair(t *testing.T, test func(t *testing.T, pair pgtest.Pair)) {
 }
 
 func settings() cutover.Settings {
-	return cutover.Settings{MaxLag: 16 << 20, MaxPause: 10 * time.Second, LockTimeout: 300 * time.Millisecond, Attempts: 20, OnClosed: fence.Error}
+	return cutover.Settings{MaxLag: 16 << 20, MaxPause: 10 * time.Second, LockTimeout: 300 * time.Millisecond, Attempts: 20, OnClosed: fence.Error, WayBack: true}
 }
 
 // started makes a shop on old, starts a move of it to new, and lets writers
@@ -99,15 +99,15 @@ func database(t *testing.T, c *pgserver.Cluster, name string) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var subscription bool
-		err = conn.QueryRow(context.WithoutCancel(t.Context()), `select exists (select 1 from pg_subscription where subname = $1)`, "pgcutover_"+name).Scan(&subscription)
+		rows, _ := conn.Query(context.WithoutCancel(t.Context()), `select subname::text from pg_subscription where subname like $1`, "pgcutover\\_"+name+"%")
+		subscriptions, err := pgx.CollectRows(rows, pgx.RowTo[string])
 		pg.Close(context.WithoutCancel(t.Context()), conn)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if subscription {
-			pgtest.Exec(t, c.URL(name), "alter subscription pgcutover_"+name+" disable",
-				"alter subscription pgcutover_"+name+" set (slot_name = none)", "drop subscription pgcutover_"+name)
+		for _, s := range subscriptions {
+			pgtest.Exec(t, c.URL(name), "alter subscription "+s+" disable",
+				"alter subscription "+s+" set (slot_name = none)", "drop subscription "+s)
 		}
 		until(t, "dropping database "+name, func() (bool, error) {
 			return drop(t, admin, name) == nil, nil

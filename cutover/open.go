@@ -3,6 +3,7 @@ package cutover
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/pgcutover/pgcutover/fence"
@@ -13,10 +14,11 @@ import (
 func (c *Cutover) openStep() step.Step {
 	return step.Step{
 		Name:       "open",
-		About:      "open the fence on new, if the decision is there or the marker proves that all else is",
+		About:      fmt.Sprintf("open the fence on %s, if the decision is there or the marker proves that all else is", c.Direction.Target()),
 		Bound:      time.Minute,
 		Do:         c.open,
-		Statements: step.Fixed(step.Statement{Server: "new", SQL: fence.OpenNowSQL, Why: "in one transaction that holds the turn and sees the decision, or knows it from old and sees the marker"}),
+		Behind:     true,
+		Statements: step.Fixed(step.Statement{Server: string(c.Direction.Target()), SQL: fence.OpenNowSQL, Why: "in one transaction that holds the turn and sees the decision, or knows it from " + string(c.Direction.Source()) + " and sees the marker"}),
 	}
 }
 
@@ -27,14 +29,14 @@ type openFacts struct {
 
 func (c *Cutover) open(ctx context.Context) (any, error) {
 	facts := openFacts{By: "guard"}
-	err := pg.Wait(ctx, "the condition for opening the new server", 5*time.Millisecond, 50*time.Second, func(text string) { step.Progress(ctx, "%s", text) },
+	err := pg.Wait(ctx, fmt.Sprintf("the condition for opening the %s server", c.Direction.Target()), 5*time.Millisecond, 50*time.Second, func(text string) { step.Progress(ctx, "%s", text) },
 		func(ctx context.Context) (bool, string, error) {
-			opened, err := fence.Open(ctx, c.New, c.attempt, c.decided)
+			opened, err := fence.Open(ctx, c.target(), c.Direction, c.attempt, c.decided)
 			if errors.Is(err, fence.ErrNotYet) {
 				return false, "neither the decision nor the marker is there yet", nil
 			}
 			if err != nil && !errors.Is(err, fence.ErrNotMine) {
-				// New restarts, the network broke, or somebody altered the database
+				// The target restarts, the network broke, or somebody altered the database
 				// at the same moment: nobody takes writes, so it is asked again.
 				return false, err.Error(), nil
 			}

@@ -2,66 +2,96 @@ package cutover
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 
 	"github.com/pgcutover/pgcutover/internal/hint"
+	"github.com/pgcutover/pgcutover/internal/journal"
+	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/state"
 	"github.com/pgcutover/pgcutover/internal/step"
 )
 
-// Direction says which way Resume went.
-type Direction string
+// Outcome says which way Resume went.
+type Outcome string
 
-// The two ways to end an interrupted cutover.
+// The two ways to end an interrupted cutover or rollback.
 const (
-	Forward Direction = "forward" // it was decided: the rest was done
-	Back    Direction = "back"    // it was not: all was undone, old takes the writes
+	Finished Outcome = "forward" // it was decided: the rest was done
+	Undone   Outcome = "back"    // it was not: all was undone, the source takes the writes
 )
 
-// Resume ends the newest interrupted cutover: forward when its decision was
+// settled are the facts of steps that a dead process did and could not record.
+var settled = json.RawMessage(`{"settled": "the decision is there"}`)
+
+// Resume ends the newest interrupted attempt: forward when its decision was
 // made, back when it was not. It takes the one-tool lock first, so that a no
 // is definitive. ErrNothing when nothing was interrupted.
-func (c *Cutover) Resume(soft, hard context.Context) (Direction, error) {
+func (c *Cutover) Resume(soft, hard context.Context) (Outcome, error) {
+	pos, err := state.Locate(soft, c.Old, c.New)
+	if err != nil {
+		return "", err
+	}
+	if pos.Attempt == 0 {
+		return "", ErrNothing
+	}
+	c.Direction = pos.Direction() // tells on which server the lock is
 	if err := c.lock(soft); err != nil {
 		return "", err
 	}
 	defer c.unlock(soft)
-	last, err := state.LastAttempt(soft, c.Old, c.New)
+	now, err := state.Locate(soft, c.Old, c.New)
 	if err != nil {
 		return "", err
 	}
-	if last == 0 {
-		return "", ErrNothing
+	if now.Attempt != pos.Attempt || now.Direction() != pos.Direction() {
+		return "", hint.With(errors.New("another tool went on meanwhile"), "run: pgcutover status")
 	}
-	c.attempt = last
-	c.decided, err = state.Decided(soft, c.Old.Pool(), last)
-	if err != nil {
-		return "", err
-	}
+	c.at(now)
+	c.decided = now.Decided()
 	runner, err := c.runner(soft)
 	if err != nil {
 		return "", err
 	}
 	switch {
-	case c.decided && runner.Log.Done():
-		return "", hint.With(ErrNothing, "the cutover is done; run: pgcutover complete")
 	case c.decided:
-		if err := c.remember(runner.Log); err != nil {
-			return Forward, err
-		}
-		err := runner.Run(soft, hard)
-		if errors.Is(err, step.ErrGoingBack) {
-			// The protocol has no way to come here.
-			return Forward, hint.With(fmt.Errorf("attempt %d was decided, but its journal says that it was being undone: %w", last, err),
-				"look at both servers with pgcutover status before anything else: if the new server takes writes, keep the old one closed; if not, keep it so and report this")
-		}
-		return Forward, err
+		return c.forward(soft, hard, runner)
 	case runner.Log.Standing():
 		if err := runner.Undo(soft); err != nil {
-			return Back, fmt.Errorf("undoing attempt %d: %w", last, err)
+			return Undone, fmt.Errorf("undoing attempt %d: %w", c.attempt, err)
 		}
-		return Back, nil
+		return Undone, nil
 	}
 	return "", ErrNothing
+}
+
+// forward does the rest of a decided attempt.
+func (c *Cutover) forward(soft, hard context.Context, runner *step.Runner) (Outcome, error) {
+	if runner.Log.Done() {
+		return "", hint.With(ErrNothing, "the "+c.what()+" is done; run: pgcutover status")
+	}
+	if err := c.remember(runner.Log); err != nil {
+		return Finished, err
+	}
+	// The steps that came before the decision have happened, whether or not
+	// their process lived to write so.
+	err := runner.Log.Settle(soft, settled)
+	if !errors.Is(err, journal.ErrIllegal) {
+		err = runner.Run(soft, hard) // what could not be written goes out with its first write
+	}
+	if errors.Is(err, step.ErrGoingBack) || errors.Is(err, journal.ErrIllegal) {
+		// The protocol has no way to come here.
+		return Finished, hint.With(fmt.Errorf("attempt %d was decided, but its journal says that it was being undone: %w", c.attempt, err),
+			"look at both servers with pgcutover doctor before anything else: if one takes writes, keep the other one closed; report this")
+	}
+	return Finished, err
+}
+
+// what names the direction for people.
+func (c *Cutover) what() string {
+	if c.Direction.Target() == pg.Old {
+		return "rollback"
+	}
+	return "cutover"
 }

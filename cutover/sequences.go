@@ -9,6 +9,7 @@ import (
 
 	"github.com/pgcutover/pgcutover/internal/hint"
 	"github.com/pgcutover/pgcutover/internal/journal"
+	"github.com/pgcutover/pgcutover/internal/state"
 	"github.com/pgcutover/pgcutover/internal/step"
 	"github.com/pgcutover/pgcutover/sequences"
 )
@@ -16,43 +17,44 @@ import (
 func (c *Cutover) sequencesStep() step.Step {
 	return step.Step{
 		Name:       "sequences",
-		About:      "read all sequences on old again; on new set those that used up what they were given",
+		About:      fmt.Sprintf("read all sequences on %s again; on %s set those that used up what they were given", c.Direction.Source(), c.Direction.Target()),
 		Bound:      c.Settings.MaxPause,
 		Do:         c.setSequencesAgain,
-		Statements: step.Fixed(step.Statement{Server: "new", SQL: "select setval(<sequence>, <value>, false)", Why: "only those that outran their margin since step ahead"}),
+		Behind:     true,
+		Statements: step.Fixed(step.Statement{Server: string(c.Direction.Target()), SQL: "select setval(<sequence>, <value>, false)", Why: "only those that outran their margin since step ahead"}),
 	}
 }
 
-// planSequences reads both servers and says what each sequence on new is to be
-// set to.
+// planSequences reads both servers and says what each sequence on the target is
+// to be set to.
 func (c *Cutover) planSequences(ctx context.Context) ([]sequences.Change, error) {
-	onOld, err := sequences.Read(ctx, c.Old.Pool(), c.Old.Version())
+	from, err := sequences.Read(ctx, c.source().Pool(), c.source().Version())
 	if err != nil {
-		return nil, fmt.Errorf("reading the sequences of the old server: %w", err)
+		return nil, fmt.Errorf("reading the sequences of the %s server: %w", c.Direction.Source(), err)
 	}
-	onNew, err := sequences.Read(ctx, c.New.Pool(), c.New.Version())
+	to, err := sequences.Read(ctx, c.target().Pool(), c.target().Version())
 	if err != nil {
-		return nil, fmt.Errorf("reading the sequences of the new server: %w", err)
+		return nil, fmt.Errorf("reading the sequences of the %s server: %w", c.Direction.Target(), err)
 	}
-	changes, problems := sequences.Plan(onOld, onNew, c.Settings.Margin)
+	changes, problems := sequences.Plan(from, to, c.Settings.Margin)
 	var errs []error
 	for _, p := range problems {
-		if p.Blocking {
+		if p.Blocking && !(c.Direction == state.Back && c.Settings.LeaveBehind) {
 			errs = append(errs, hint.With(fmt.Errorf("%w: sequence %s: %s", ErrBlocked, p.Ident(), p.Text), p.Hint))
 		}
 	}
 	return changes, errors.Join(errs...)
 }
 
-// setSequencesAhead sets all sequences on new past old's values plus margin,
-// before the pause.
+// setSequencesAhead sets all sequences on the target past the source's values
+// plus margin, before the pause.
 func (c *Cutover) setSequencesAhead(ctx context.Context) error {
 	changes, err := c.planSequences(ctx)
 	if err != nil {
 		return err
 	}
-	if _, err := sequences.Apply(ctx, c.New.Pool(), changes, sequences.Options{}); err != nil {
-		return fmt.Errorf("on the new server: %w", err)
+	if _, err := sequences.Apply(ctx, c.target().Pool(), changes, sequences.Options{}); err != nil {
+		return fmt.Errorf("on the %s server: %w", c.Direction.Target(), err)
 	}
 	c.given = changes
 	return nil
@@ -67,7 +69,7 @@ type sequenceFacts struct {
 
 func (c *Cutover) setSequencesAgain(ctx context.Context) (any, error) {
 	began := time.Now()
-	// Sessions on old live on for a moment and may call nextval by itself: half
+	// Sessions on the source live on for a moment and may call nextval by itself: half
 	// of the margin must be left for them.
 	again, err := c.followSequences(ctx, c.Settings.Margin/2)
 	if err != nil {
@@ -76,30 +78,30 @@ func (c *Cutover) setSequencesAgain(ctx context.Context) (any, error) {
 	return sequenceFacts{Read: len(c.given), Again: again, TookM: ms(time.Since(began))}, nil
 }
 
-// followSequences sets those sequences on new again that have fewer than
+// followSequences sets those sequences on the target again that have fewer than
 // reserve numbers left of what they were given.
 func (c *Cutover) followSequences(ctx context.Context, reserve int64) ([]sequences.Change, error) {
 	refs := make([]sequences.Ref, len(c.given))
 	for i, g := range c.given {
 		refs[i] = g.Ref
 	}
-	now, err := sequences.ReadValues(ctx, c.Old.Pool(), c.Old.Version(), refs)
+	now, err := sequences.ReadValues(ctx, c.source().Pool(), c.source().Version(), refs)
 	if err != nil {
-		return nil, fmt.Errorf("reading the sequences of the old server: %w", err)
+		return nil, fmt.Errorf("reading the sequences of the %s server: %w", c.Direction.Source(), err)
 	}
 	again := sequences.Outran(now, c.given, c.Settings.Margin, reserve)
 	if len(again) == 0 {
 		return nil, nil
 	}
-	if _, err := sequences.Apply(ctx, c.New.Pool(), again, sequences.Options{Fast: true}); err != nil {
-		return nil, fmt.Errorf("on the new server: %w", err)
+	if _, err := sequences.Apply(ctx, c.target().Pool(), again, sequences.Options{Fast: true}); err != nil {
+		return nil, fmt.Errorf("on the %s server: %w", c.Direction.Target(), err)
 	}
 	c.given = sequences.Merge(c.given, again)
 	return again, nil
 }
 
-// raiseSequences looks at old once more when its sessions are gone: values
-// that they took meanwhile by nextval alone must not be handed out on new.
+// raiseSequences looks at the source once more when its sessions are gone:
+// values that they took meanwhile by nextval alone must not be handed out again.
 func (c *Cutover) raiseSequences(ctx context.Context) (int, []string, error) {
 	again, err := c.followSequences(ctx, 0)
 	if err != nil {

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgcutover/pgcutover/fence"
+	"github.com/pgcutover/pgcutover/internal/hint"
 	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/state"
 	"github.com/pgcutover/pgcutover/internal/step"
@@ -18,11 +20,11 @@ import (
 func (c *Cutover) switchStep() step.Step {
 	return step.Step{
 		Name:  "switch",
-		About: "end the client sessions on old, send the clients to new, look at old's sequences once more",
+		About: fmt.Sprintf("send the clients to %s, end their sessions on %[2]s, look at %[2]s's sequences once more", c.Direction.Target(), c.Direction.Source()),
 		Bound: 5 * time.Minute,
-		Do:    c.switchOver,
+		Do:    c.switchOver, Behind: true,
 		Statements: step.Fixed(
-			step.Statement{Server: "old", SQL: terminateSQL, Why: "a pool that keeps its session would get 25006 for ever, a reader stale data"}),
+			step.Statement{Server: string(c.Direction.Source()), SQL: terminateSQL, Why: "a pool that keeps its session would get 25006 for ever, a reader stale data"}),
 	}
 }
 
@@ -53,18 +55,26 @@ type switchFacts struct {
 
 func (c *Cutover) switchOver(ctx context.Context) (any, error) {
 	var facts switchFacts
-	// An old server that died after the decision must not keep the clients from
-	// new: the drivers run all the same, and what needs old fails the step.
+	// A source that died after the decision must not keep the clients from the
+	// target: the drivers run all the same, and what needs the source fails the
+	// step.
 	lost := c.awaitLock(ctx)
 	if errors.Is(lost, pg.ErrLockHeld) {
 		return nil, lost
 	}
+	// First those whose clients wait; a probe can wait until the sessions on the
+	// source have ended.
+	errs := []error{c.switchPoolers(ctx, lost)}
 	if lost == nil {
 		if err := c.endSessions(ctx, &facts); err != nil {
-			return nil, err
+			return nil, errors.Join(append(errs, err)...)
 		}
 	}
-	errs := c.driveAll(ctx, lost, &facts)
+	errs = append(errs, c.verifyPoolers(ctx, &facts))
+	errs = append(errs, c.driveOthers(ctx, lost, &facts)...)
+	if errors.Join(errs...) == nil {
+		c.dismissWatch()
+	}
 	if lost != nil {
 		return facts, errors.Join(append(errs, lost)...)
 	}
@@ -76,19 +86,19 @@ func (c *Cutover) switchOver(ctx context.Context) (any, error) {
 	return facts, errors.Join(append(errs, err)...)
 }
 
-// oldBound is how long an old server that does not answer is waited for.
-const oldBound = 20 * time.Second
+// sourceBound is how long a source that does not answer is waited for.
+const sourceBound = 20 * time.Second
 
-// awaitLock is ensureLock for an old server that may be restarting.
+// awaitLock is ensureLock for a source that may be restarting.
 func (c *Cutover) awaitLock(ctx context.Context) error {
 	var last error
-	err := pg.Wait(ctx, "the old server to answer", 500*time.Millisecond, oldBound, func(text string) { step.Progress(ctx, "%s", text) },
+	err := pg.Wait(ctx, fmt.Sprintf("the %s server to answer", c.Direction.Source()), 500*time.Millisecond, sourceBound, func(text string) { step.Progress(ctx, "%s", text) },
 		func(ctx context.Context) (bool, string, error) {
 			last = c.ensureLock(ctx)
 			if last == nil || errors.Is(last, pg.ErrLockHeld) || !pg.Lost(last) {
 				return true, "", nil
 			}
-			return false, "the old server cannot be reached", nil
+			return false, "it cannot be reached", nil
 		})
 	if err != nil {
 		return errors.Join(err, last)
@@ -96,12 +106,57 @@ func (c *Cutover) awaitLock(ctx context.Context) error {
 	return last
 }
 
-// driveAll sends the clients to new. Before each driver somebody else must be
-// kept out: by the one-tool lock, or, with old out of reach, by new itself,
-// which serves under this very attempt.
-func (c *Cutover) driveAll(ctx context.Context, lost error, facts *switchFacts) []error {
+// switchPoolers leads all poolers to the target at the same time.
+func (c *Cutover) switchPoolers(ctx context.Context, lost error) error {
+	poolers := c.poolers()
+	if len(poolers) == 0 {
+		return nil
+	}
+	if err := c.mayDrive(ctx, lost); err != nil {
+		return err
+	}
+	return together(poolers, func(p traffic.Pauser) error {
+		if err := p.Switch(ctx, c.situation()); err != nil {
+			return hint.With(fmt.Errorf("switching %s to the %s server: %w", p.Name(), c.Direction.Target(), err), hint.Of(err))
+		}
+		return nil
+	})
+}
+
+// verifyPoolers probes a write's way through each of them.
+func (c *Cutover) verifyPoolers(ctx context.Context, facts *switchFacts) error {
+	for _, p := range c.poolers() {
+		facts.Drivers = append(facts.Drivers, p.Name())
+	}
+	return together(c.poolers(), func(p traffic.Pauser) error {
+		if err := p.Verify(ctx, c.situation()); err != nil {
+			return hint.With(fmt.Errorf("verifying that %s reaches the %s server: %w", p.Name(), c.Direction.Target(), err), hint.Of(err))
+		}
+		return nil
+	})
+}
+
+// together runs f for all poolers at the same time and joins the errors.
+func together(poolers []traffic.Pauser, f func(traffic.Pauser) error) error {
+	errs := make([]error, len(poolers))
+	var group sync.WaitGroup
+	for i, p := range poolers {
+		group.Go(func() { errs[i] = f(p) })
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+// driveOthers sends the clients of the drivers that are no poolers to the
+// target. Before each somebody else must be kept out: by the one-tool lock, or,
+// with the source out of reach, by the target itself, which serves under this
+// very attempt.
+func (c *Cutover) driveOthers(ctx context.Context, lost error, facts *switchFacts) []error {
 	var errs []error
 	for _, d := range c.Drivers {
+		if _, pooler := d.(traffic.Pauser); pooler {
+			continue
+		}
 		if err := c.mayDrive(ctx, lost); err != nil {
 			return append(errs, err)
 		}
@@ -119,7 +174,7 @@ func (c *Cutover) mayDrive(ctx context.Context, lost error) error {
 	if lost == nil {
 		return c.ensureLock(ctx)
 	}
-	turn, err := state.ReadTurn(ctx, c.New.Pool())
+	turn, err := state.ReadTurn(ctx, c.target().Pool())
 	if err != nil {
 		return err
 	}
@@ -130,11 +185,11 @@ func (c *Cutover) mayDrive(ctx context.Context, lost error) error {
 }
 
 func (c *Cutover) drive(ctx context.Context, d traffic.Driver) error {
-	if err := d.Switch(ctx, c.target()); err != nil {
-		return fmt.Errorf("switching %s to the new server: %w", d.Name(), err)
+	if err := d.Switch(ctx, c.situation()); err != nil {
+		return fmt.Errorf("switching %s to the %s server: %w", d.Name(), c.Direction.Target(), err)
 	}
-	if err := d.Verify(ctx, c.target()); err != nil {
-		return fmt.Errorf("verifying that %s reaches the new server: %w", d.Name(), err)
+	if err := d.Verify(ctx, c.situation()); err != nil {
+		return fmt.Errorf("verifying that %s reaches the %s server: %w", d.Name(), c.Direction.Target(), err)
 	}
 	return nil
 }
@@ -145,15 +200,15 @@ type session struct {
 	Ended     bool
 }
 
-// endSessions ends the clients' sessions on old and waits until they are gone.
+// endSessions ends the clients' sessions on the source and waits until they are gone.
 // Those that this role may not end are named; the fence refuses their writes
 // all the same.
 func (c *Cutover) endSessions(ctx context.Context, facts *switchFacts) error {
 	ended := map[int32]bool{}
 	var kept []string
-	err := pg.Wait(ctx, "the client sessions on the old server to end", 20*time.Millisecond, 10*time.Second, func(text string) { step.Progress(ctx, "%s", text) },
+	err := pg.Wait(ctx, fmt.Sprintf("the client sessions on the %s server to end", c.Direction.Source()), 20*time.Millisecond, 10*time.Second, func(text string) { step.Progress(ctx, "%s", text) },
 		func(ctx context.Context) (bool, string, error) {
-			rows, err := c.Old.Pool().Query(ctx, terminateSQL)
+			rows, err := c.source().Pool().Query(ctx, terminateSQL)
 			if err != nil {
 				return false, "", err
 			}
@@ -176,11 +231,11 @@ func (c *Cutover) endSessions(ctx context.Context, facts *switchFacts) error {
 	facts.Ended, facts.Kept = len(ended), kept
 	if len(kept) > 0 {
 		facts.Warnings = append(facts.Warnings, fmt.Sprintf(
-			"%d sessions on the old server could not be ended for lack of rights (GRANT pg_signal_backend TO %s): %v. Their writes are refused, their reads are stale",
-			len(kept), pgx.Identifier{c.Old.User()}.Sanitize(), kept))
+			"%d sessions on the %s server could not be ended for lack of rights (GRANT pg_signal_backend TO %s): %v. Their writes are refused, their reads are stale",
+			len(kept), c.Direction.Source(), pgx.Identifier{c.source().User()}.Sanitize(), kept))
 	}
 	if errors.Is(err, pg.ErrTimeout) {
-		// Clients that reconnect to old as fast as they are ended are refused
+		// Clients that reconnect as fast as they are ended are refused
 		// there anyway; going on is safer than stopping here.
 		facts.Warnings = append(facts.Warnings, err.Error())
 		return nil

@@ -191,7 +191,7 @@ func (r *run) options() upgrade.Options {
 		Margin:  100,
 		Analyze: warmup.AnalyzeOptions{Stages: warmup.Stages(), Jobs: 2},
 		Warm:    warmup.WarmOptions{Jobs: 2},
-		Cutover: cutover.Settings{MaxLag: 16 << 20, MaxPause: 10 * time.Second, LockTimeout: 300 * time.Millisecond, Attempts: 20, OnClosed: fence.Error},
+		Cutover: cutover.Settings{MaxLag: 16 << 20, MaxPause: 10 * time.Second, LockTimeout: 300 * time.Millisecond, Attempts: 20, OnClosed: fence.Error, WayBack: true},
 		Traffic: []traffic.Driver{traffic.Multihost{}},
 	}
 }

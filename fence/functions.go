@@ -49,7 +49,7 @@ begin
 end
 $pgcutover$`
 
-// guardSQL opens the new server inside the apply transaction that delivers the
+// guardSQL opens the server inside the apply transaction that delivers the
 // decision of the armed attempt. It locks the turn first, as open and every
 // undo do. The apply worker's transaction is read-only where the database's
 // default is; its owner's role setting takes that away (see subscriber).
@@ -69,7 +69,8 @@ end
 $pgcutover$`
 
 // openNowSQL is what opening means, in one place: the guard and the tool's own
-// open both call it, inside a transaction that holds the turn's row.
+// open both call it, inside a transaction that holds the turn's row. What is
+// only for people must not keep the server closed.
 const openNowSQL = `
 create or replace function pgcutover.open_now() returns void
 language plpgsql security definer set search_path = pg_catalog as $pgcutover$
@@ -81,59 +82,56 @@ end
 $check$
 $open$;
   execute pg_catalog.format('alter database %I reset default_transaction_read_only', pg_catalog.current_database());
+  begin
+    perform pgcutover.let_in();
+    perform pgcutover.retract();
+  exception when others then
+    raise warning 'pgcutover: the comment of the database, or who may connect, was not put back: %', sqlerrm;
+  end;
   update pgcutover.turn set open = true, armed = false;
 end
 $pgcutover$`
 
-// guardTriggerSQL makes the guard fire for replicated rows only.
-const guardTriggerSQL = `
+// guardForwardSQL makes the guard of the new server, which fires for replicated
+// rows only.
+const guardForwardSQL = `
 create trigger pgcutover_guard before insert on pgcutover.decision_forward
   for each row execute procedure pgcutover.guard();
 alter table pgcutover.decision_forward enable replica trigger pgcutover_guard`
 
+// guardBackSQL makes the guard of the old server, for a rollback.
+const guardBackSQL = `
+create trigger pgcutover_guard before insert on pgcutover.decision_back
+  for each row execute procedure pgcutover.guard();
+alter table pgcutover.decision_back enable replica trigger pgcutover_guard`
+
 // revokeSQL keeps everybody else from calling what opens the server.
 const revokeSQL = `
 revoke all on function pgcutover.open_now() from public;
+revoke all on function pgcutover.announce(text) from public;
+revoke all on function pgcutover.retract() from public;
+revoke all on function pgcutover.lock_out(text[]) from public;
+revoke all on function pgcutover.let_in() from public;
 revoke all on function pgcutover.guard() from public;
 revoke all on function pgcutover.fence() from public`
 
-// ClosedSQL makes check() refuse. The text says why, since when, and what to
-// do; it binds itself to this database by its OID, so that a dump restored
-// elsewhere is not fenced by it.
-func ClosedSQL(s *pg.Server, onClosed OnClosed, databaseOID uint32, since time.Time) string {
-	message := fmt.Sprintf("writes are refused: pgcutover moves this database (move %q, %s server, closed since %s)",
-		s.Move(), s.Side(), since.UTC().Format("2006-01-02 15:04:05Z"))
-	advice := "The new server takes the writes: connect there. To see where the move stands: pgcutover status"
-	if s.Side() == pg.New {
-		advice = "The old server takes the writes until the cutover. To see where the move stands: pgcutover status"
-	}
-	end := ""
-	if onClosed == Disconnect {
-		end = "  perform pg_catalog.pg_terminate_backend(pg_catalog.pg_backend_pid());\n"
-	}
-	return fmt.Sprintf(`
-create or replace function pgcutover.check() returns void language plpgsql as $pgcutover$
-begin
-  if (select d.oid from pg_catalog.pg_database d where d.datname = pg_catalog.current_database()) <> %d then
-    return;
-  end if;
-%s  raise exception using errcode = '25006', message = %s, hint = %s;
-end
-$pgcutover$`, databaseOID, end, literal(message), literal(advice))
-}
+const hasSQL = `
+select to_regprocedure('pgcutover.check()') is not null, to_regprocedure('pgcutover.fence()') is not null,
+       to_regclass('pgcutover.kept') is not null`
 
-const hasCheckSQL = `select to_regprocedure('pgcutover.check()') is not null, to_regprocedure('pgcutover.fence()') is not null`
+// has says what of the fence a server has already.
+type has struct{ check, fence, kept bool }
 
 // Install makes the fence's functions on a server: on old the check is open,
 // on new closed. check() itself is left alone when it exists, since it says
 // whether the server is open.
 func Install(ctx context.Context, s *pg.Server, onClosed OnClosed, databaseOID uint32) error {
 	return state.Tx(ctx, s, "5s", func(tx pgx.Tx) error {
-		var check, fence bool
-		if err := tx.QueryRow(ctx, hasCheckSQL).Scan(&check, &fence); err != nil {
+		var have has
+		if err := tx.QueryRow(ctx, hasSQL).Scan(&have.check, &have.fence, &have.kept); err != nil {
 			return fmt.Errorf("looking for the fence on the %s server: %w", s.Side(), err)
 		}
-		for _, sql := range installSQL(s, onClosed, databaseOID, check, fence) {
+		for _, sql := range installSQL(s, onClosed, databaseOID, have) {
 			if _, err := tx.Exec(ctx, sql); err != nil {
 				return fmt.Errorf("making the fence's functions on the %s server: %w", s.Side(), err)
 			}
@@ -142,20 +140,28 @@ func Install(ctx context.Context, s *pg.Server, onClosed OnClosed, databaseOID u
 	})
 }
 
-func installSQL(s *pg.Server, onClosed OnClosed, databaseOID uint32, check, fence bool) []string {
+func installSQL(s *pg.Server, onClosed OnClosed, databaseOID uint32, have has) []string {
 	var out []string
-	if !check {
+	if !have.check {
 		if s.Side() == pg.Old {
 			out = append(out, OpenSQL)
 		} else {
 			out = append(out, ClosedSQL(s, onClosed, databaseOID, time.Now()))
 		}
 	}
-	if !fence {
-		out = append(out, fenceSQL, openNowSQL, guardSQL, revokeSQL)
-		if s.Side() == pg.New {
-			out = append(out, guardTriggerSQL)
+	if !have.kept {
+		out = append(out, keptSQL, announceSQL, retractSQL, lockOutSQL, letInSQL, openNowSQL)
+	}
+	if !have.fence {
+		out = append(out, fenceSQL, guardSQL)
+		guard := guardForwardSQL
+		if s.Side() == pg.Old {
+			guard = guardBackSQL
 		}
+		out = append(out, guard)
+	}
+	if !have.kept || !have.fence {
+		out = append(out, revokeSQL)
 	}
 	return out
 }
@@ -163,25 +169,7 @@ func installSQL(s *pg.Server, onClosed OnClosed, databaseOID uint32, check, fenc
 // InstallStatements returns what Install runs on a server that has nothing
 // yet, for the plan.
 func InstallStatements(s *pg.Server, onClosed OnClosed) []string {
-	return installSQL(s, onClosed, 0, false, false)
-}
-
-// ReadOnlySQL sets or, with on false, resets the database's default that
-// multihost clients look at.
-func ReadOnlySQL(database string, on bool) string {
-	db := pgx.Identifier{database}.Sanitize()
-	if on {
-		return "alter database " + db + " set default_transaction_read_only = on"
-	}
-	return "alter database " + db + " reset default_transaction_read_only"
-}
-
-// SetReadOnly runs ReadOnlySQL.
-func SetReadOnly(ctx context.Context, s *pg.Server, on bool) error {
-	if _, err := s.Pool().Exec(ctx, ReadOnlySQL(s.Database(), on)); err != nil {
-		return fmt.Errorf("setting the read-only default of the %s database: %w", s.Side(), err)
-	}
-	return nil
+	return installSQL(s, onClosed, 0, has{})
 }
 
 func literal(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }

@@ -16,6 +16,7 @@ import (
 	"github.com/pgcutover/pgcutover/internal/hint"
 	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/pgtest"
+	"github.com/pgcutover/pgcutover/internal/state"
 )
 
 const gateWaitersSQL = `
@@ -150,7 +151,7 @@ func TestAttachAndDetachUnderLoad(t *testing.T) {
 				return err
 			}, tables},
 			{detaching, func(bound time.Duration) error {
-				return fence.DetachForUndo(t.Context(), s.Server, 0, bound, nil)
+				return fence.DetachForUndo(t.Context(), s.Server, state.Forward, 0, bound, nil)
 			}, 0},
 		} {
 			long := begun(t, s.url, `insert into public.t10 values (1, 1)`)

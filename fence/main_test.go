@@ -35,10 +35,31 @@ func eachMajor(t *testing.T, side pg.Side, test func(t *testing.T, s *server)) {
 // newServer makes the state of a move, whose other side is nobody.
 func newServer(t *testing.T, side pg.Side, major int) *server {
 	t.Helper()
-	s := &server{url: pgtest.Database(t, pgtest.Server(t, major))}
+	url := pgtest.Database(t, pgtest.Server(t, major))
+	return install(t, side, url, url)
+}
+
+// newServerAs is the same with a tool that is no superuser: its role owns the
+// database and what is in it.
+func newServerAs(t *testing.T, side pg.Side, major int) *server {
+	t.Helper()
+	url := pgtest.Database(t, pgtest.Server(t, major))
+	role := fmt.Sprintf("tool%d", time.Now().UnixNano())
+	database := pgtest.Value[string](t, url, `select current_database()::text`)
+	pgtest.Exec(t, url, "create role "+role+" login replication", "alter database "+database+" owner to "+role)
+	t.Cleanup(func() {
+		pgtest.Exec(t, url, "set default_transaction_read_only = off", "reassign owned by "+role+" to postgres", "drop owned by "+role, "drop role "+role)
+	})
+	return install(t, side, url, pgtest.WithUser(t, url, role, ""))
+}
+
+// install makes the state as the role of toolURL; url is a superuser's.
+func install(t *testing.T, side pg.Side, url, toolURL string) *server {
+	t.Helper()
+	s := &server{url: url}
 	name := fmt.Sprintf("f%d", time.Now().UnixNano())
 	var err error
-	if s.Server, err = pg.Open(t.Context(), pg.Options{Side: side, URL: s.url, Move: name}); err != nil {
+	if s.Server, err = pg.Open(t.Context(), pg.Options{Side: side, URL: toolURL, Move: name}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Close)
@@ -74,10 +95,48 @@ func (s *server) unfence(t *testing.T, table string) {
 	pgtest.Exec(t, s.url, fence.DetachSQL(s.Move(), fence.Table{Schema: "public", Name: table}))
 }
 
+// closing is how the tests close a server altogether.
+func (s *server) closing() fence.Closing {
+	return fence.Closing{OnClosed: fence.Error, Database: s.oid, Since: time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC)}
+}
+
+// closeAll closes the server as the decision does.
+func (s *server) closeAll(t *testing.T, c fence.Closing) []string {
+	t.Helper()
+	var notes []string
+	err := state.Tx(t.Context(), s.Server, "5s", func(tx pgx.Tx) error {
+		var err error
+		if notes, err = fence.Close(t.Context(), tx, s.Server, c); err != nil {
+			return err
+		}
+		_, err = tx.Exec(t.Context(), `update pgcutover.turn set open = false`)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return notes
+}
+
+// openAll opens it as the guard does.
+func (s *server) openAll(t *testing.T) {
+	t.Helper()
+	err := state.Tx(t.Context(), s.Server, "5s", func(tx pgx.Tx) error {
+		_, err := tx.Exec(t.Context(), fence.OpenNowSQL)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// readWrite is for sessions in a database whose default is read-only.
+const readWrite = `set default_transaction_read_only = off`
+
 // close closes the fence.
 func (s *server) close(t *testing.T, onClosed fence.OnClosed) {
 	t.Helper()
-	pgtest.Exec(t, s.url, fence.ClosedSQL(s.Server, onClosed, s.oid, time.Now()))
+	pgtest.Exec(t, s.url, readWrite, fence.ClosedSQL(s.Server, onClosed, s.oid, time.Now()))
 }
 
 func connect(t *testing.T, url string) *pgx.Conn {

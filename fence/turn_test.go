@@ -124,7 +124,7 @@ func TestOpen(t *testing.T) {
 		}
 		refuses := func(attempt int64, known bool, want error) {
 			t.Helper()
-			if opened, err := fence.Open(t.Context(), s.Server, attempt, known); !errors.Is(err, want) || opened {
+			if opened, err := fence.Open(t.Context(), s.Server, state.Forward, attempt, known); !errors.Is(err, want) || opened {
 				t.Errorf("opening attempt %d, known from old %t: %t, %v, want %v", attempt, known, opened, err, want)
 			}
 			s.isOpen(t, false)
@@ -144,7 +144,7 @@ func TestOpen(t *testing.T) {
 		do(t, conn, `commit`)
 		refuses(3, false, fence.ErrNotYet) // drained, but not decided
 		for _, want := range []bool{true, false} {
-			if opened, err := fence.Open(t.Context(), s.Server, 3, true); err != nil || opened != want {
+			if opened, err := fence.Open(t.Context(), s.Server, state.Forward, 3, true); err != nil || opened != want {
 				t.Errorf("opened %t, %v, want %t", opened, err, want)
 			}
 			s.isOpen(t, true)
@@ -161,20 +161,20 @@ func TestOpenByTheDecisionAlone(t *testing.T) {
 		conn := begun(t, s.url, `set transaction read write`)
 		do(t, conn, decideSQL, int64(1)) // by no apply worker, so that the guard stays out of it
 		do(t, conn, `commit`)
-		if opened, err := fence.Open(t.Context(), s.Server, 1, false); err != nil || !opened {
+		if opened, err := fence.Open(t.Context(), s.Server, state.Forward, 1, false); err != nil || !opened {
 			t.Errorf("opened %t, %v", opened, err)
 		}
 		s.isOpen(t, true)
 	})
 }
 
-func TestUndoOnOld(t *testing.T) {
+func TestUndoOnSource(t *testing.T) {
 	eachMajor(t, pg.Old, func(t *testing.T, s *server) {
 		pgtest.Exec(t, s.url, `create table public.t (id integer)`, `update pgcutover.turn set attempt = 2`)
 		s.fenced(t)
 		ran := 0
 		undo := func(attempt int64) error {
-			return fence.UndoOnOld(t.Context(), s.Server, attempt, func(tx pgx.Tx) error {
+			return fence.UndoOnSource(t.Context(), s.Server, state.Forward, attempt, func(tx pgx.Tx) error {
 				ran++
 				_, err := tx.Exec(t.Context(), fence.DetachSQL(s.Move(), fence.Table{Schema: "public", Name: "t"}))
 				return err
@@ -184,7 +184,7 @@ func TestUndoOnOld(t *testing.T) {
 			if err := undo(stale); !errors.Is(err, fence.ErrNotMine) || ran != 0 {
 				t.Errorf("undoing attempt %d: %v", stale, err)
 			}
-			if err := fence.DetachForUndo(t.Context(), s.Server, stale, 10*time.Second, nil); !errors.Is(err, fence.ErrNotMine) {
+			if err := fence.DetachForUndo(t.Context(), s.Server, state.Forward, stale, 10*time.Second, nil); !errors.Is(err, fence.ErrNotMine) {
 				t.Errorf("detaching for attempt %d: %v", stale, err)
 			}
 		}
@@ -202,7 +202,7 @@ func TestUndoOnOld(t *testing.T) {
 		if err := <-done; !errors.Is(err, fence.ErrDecided) || ran != 0 {
 			t.Errorf("undoing what was decided meanwhile: %v", err)
 		}
-		if err := fence.DetachForUndo(t.Context(), s.Server, 2, 10*time.Second, nil); !errors.Is(err, fence.ErrDecided) {
+		if err := fence.DetachForUndo(t.Context(), s.Server, state.Forward, 2, 10*time.Second, nil); !errors.Is(err, fence.ErrDecided) {
 			t.Errorf("detaching what is decided: %v", err)
 		}
 		if n := s.triggers(t); n != 1 {
@@ -212,7 +212,7 @@ func TestUndoOnOld(t *testing.T) {
 		pgtest.Exec(t, s.url, `update pgcutover.turn set attempt = 3`)
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
-		if err := fence.DetachForUndo(ctx, s.Server, 3, 10*time.Second, nil); err != nil || s.triggers(t) != 0 {
+		if err := fence.DetachForUndo(ctx, s.Server, state.Forward, 3, 10*time.Second, nil); err != nil || s.triggers(t) != 0 {
 			t.Errorf("undoing an undecided attempt: %v", err)
 		}
 	})

@@ -178,7 +178,9 @@ func TestOthersReplication(t *testing.T) {
 		if f := only(t, found, "neighbours.subscription", `"in coming"`); f.Severity != Note || f.Seen != "disabled, writes 1 table" {
 			t.Errorf("got %+v", f)
 		}
-		none(t, gate(t, "neighbours", p.Pair))
+		if f := only(t, gate(t, "neighbours", p.Pair), "neighbours.subscription", `"in coming"`); f.Severity != Note || f.Server != "old" {
+			t.Errorf("got %+v", f)
+		}
 
 		pgtest.Exec(t, p.oldURL, `alter subscription "in coming" enable`)
 		f := only(t, check(t, "neighbours", p.Pair), "neighbours.subscription-writes", `"in coming"`)
@@ -193,7 +195,7 @@ func TestOthersReplication(t *testing.T) {
 		none(t, gate(t, "neighbours", p.Pair))
 		p.Scope = Scope{}
 		mend(t, p.oldURL, Finding{ID: "x", Fix: strings.TrimPrefix(f.Fix, "before the cutover, on old: ")})
-		none(t, gate(t, "neighbours", p.Pair))
+		none(t, gate(t, "neighbours", p.Pair), "neighbours.subscription-writes")
 
 		pgtest.Exec(t, p.newURL, `create subscription theirs connection 'dbname=x' publication p with (connect = false)`)
 		only(t, onSide(check(t, "neighbours", p.Pair), "new"), "neighbours.subscription", `"theirs"`)
@@ -307,6 +309,48 @@ func TestRoleSettings(t *testing.T) {
 			pgtest.Exec(t, p.oldURL, `set default_transaction_read_only = off`, f.Fix)
 		}
 		none(t, check(t, "role-settings", p.Pair))
+	})
+}
+
+// A setting of all roles in all databases is one too.
+func TestSettingOfAllRoles(t *testing.T) {
+	eachPair(t, func(t *testing.T, majors pgtest.Pair) {
+		c := pgtest.Cluster(t, pgserver.Options{Major: majors.Old})
+		p := pairOf(t, c.URL("postgres"), pgtest.Database(t, pgtest.Server(t, majors.New)))
+		pgtest.Exec(t, c.URL("postgres"), `alter role all set session_replication_role = replica`)
+		f := only(t, gate(t, "role-settings", p), "role-settings.replica", "every role")
+		if f.Severity != Blocker || f.Fix != "ALTER ROLE ALL RESET session_replication_role;" {
+			t.Errorf("got %+v", f)
+		}
+		mend(t, c.URL("postgres"), f)
+		none(t, gate(t, "role-settings", p))
+	})
+}
+
+// A rollback runs the gates with the servers' roles exchanged.
+func TestGatesOfARollback(t *testing.T) {
+	eachPair(t, func(t *testing.T, majors pgtest.Pair) {
+		p := newPair(t, majors)
+		p.Settings.LongTransaction = time.Nanosecond
+		pgtest.Exec(t, p.newURL, `create table t (a int primary key)`, `create subscription theirs connection 'dbname=x' publication p with (connect = false)`,
+			`select lo_from_bytea(0, 'x')`)
+		reader := session(t, p.newURL)
+		exec(t, reader, `begin; select * from t`)
+		back := &Pair{Old: p.New, New: p.Old, Settings: p.Settings}
+		if f := only(t, gate(t, "transactions", back), "transactions.long", pid(reader)); f.Server != "new" || f.Severity != Note {
+			t.Errorf("got %+v", f)
+		}
+		if f := only(t, gate(t, "neighbours", back), "neighbours.subscription", "theirs"); f.Server != "new" {
+			t.Errorf("got %+v", f)
+		}
+		f := only(t, gate(t, "large-objects", back), "not-carried.large-object", "")
+		if f.Server != "new" || f.Severity != Warning || !strings.Contains(f.Seen, "1 large object,") || !strings.Contains(f.Seen, "and 0 on the old server") {
+			t.Errorf("got %+v", f)
+		}
+		if refuses := strings.Contains(f.Why, "refuses them"); refuses != (majors.New >= 16) {
+			t.Errorf("%d: %s", majors.New, f.Why)
+		}
+		none(t, gate(t, "large-objects", p.Pair))
 	})
 }
 

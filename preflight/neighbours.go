@@ -87,13 +87,17 @@ func oldSubscriptions(ctx context.Context, p *Pair, severity Severity) ([]Findin
 				written = append(written, quote(s.Schemas[i])+"."+quote(s.Tables[i]))
 			}
 		}
-		f := Finding{Server: string(pg.Old), Object: "subscription " + quote(s.Name)}
+		f := Finding{Server: string(p.Old.Side()), Object: "subscription " + quote(s.Name)}
 		switch {
 		case s.Enabled && len(written) > 0:
 			f.ID, f.Severity = "neighbours.subscription-writes", severity
 			f.Seen = "enabled, writes " + list(written)
-			f.Why = "Its apply worker passes the fence: it would write on the old server after the cutover, which therefore refuses to begin."
-			f.Fix = fmt.Sprintf("before the cutover, on old: ALTER SUBSCRIPTION %s DISABLE;", quote(s.Name))
+			f.Why = fmt.Sprintf("Its apply worker passes the fence: it would write on the %s server after the cutover, which therefore refuses to begin.", p.Old.Side())
+			f.Fix = fmt.Sprintf("before the cutover, on %s: ALTER SUBSCRIPTION %s DISABLE;", p.Old.Side(), quote(s.Name))
+		case severity == Blocker && !s.Enabled:
+			f.ID, f.Severity = "neighbours.subscription", Note
+			f.Seen = fmt.Sprintf("disabled, writes %s", plural(len(s.Tables), "table"))
+			f.Why = "It must stay disabled until the move is complete: its apply worker passes the fence."
 		case severity == Blocker:
 			continue
 		default:

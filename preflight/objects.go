@@ -117,9 +117,15 @@ select format('%I on %I.%I', t.tgname, n.nspname, c.relname) as name,
 type triggerRow struct{ Name, Fires, Function string }
 
 // eventTriggersSQL lists event triggers that are on and not an extension's.
+// active: as far as the text of its function tells, it writes or refuses; what a
+// function that is not in the database does cannot be told.
 const eventTriggersSQL = `
-select format('%I (%s, %s)', e.evtname, e.evtevent, e.evtfoid::regprocedure)
+select format('%I (%s, %s)', e.evtname, e.evtevent, e.evtfoid::regprocedure) as name,
+       p.prosrc ~* '\m(insert|update|delete|truncate|merge|copy|execute|perform|dblink\w*|raise\s+exception)\M'
+       or l.lanname in ('c', 'internal') as active
   from pg_event_trigger e
+  join pg_proc p on p.oid = e.evtfoid
+  join pg_language l on l.oid = p.prolang
  where e.evtenabled <> 'D'
    and not exists (select 1 from pg_depend d
                     where d.classid = 'pg_event_trigger'::regclass and d.objid = e.oid and d.deptype = 'e')
@@ -141,16 +147,37 @@ func checkTriggers(ctx context.Context, p *Pair) ([]Finding, error) {
 			Fix: fmt.Sprintf("qualify every name in it, or until the cutover: ALTER TABLE ... ENABLE TRIGGER (%s)", t.Name),
 		})
 	}
-	events, err := readValues[string](ctx, p.Old, "reading event triggers", eventTriggersSQL)
-	if len(events) > 0 {
-		found = append(found, Finding{
-			ID: "triggers.event", Severity: Warning, Server: string(pg.Old), Object: "event triggers",
-			Seen: list(events),
-			Why:  "They fire for the move's own DDL on the old server: one that refuses it, or writes a table during the freeze, stops the cutover (undone safely).",
-			Fix:  "-- for the time of the cutover, if it writes or refuses:\nALTER EVENT TRIGGER ... DISABLE;",
-		})
+	events, err := eventTriggers(ctx, p.Old)
+	return append(found, events...), err
+}
+
+type eventTrigger struct {
+	Name   string
+	Active bool
+}
+
+// eventTriggers tells those that write or refuse from those that only look.
+func eventTriggers(ctx context.Context, s *pg.Server) ([]Finding, error) {
+	rows, err := read[eventTrigger](ctx, s, "reading event triggers", eventTriggersSQL)
+	if err != nil || len(rows) == 0 {
+		return nil, err
 	}
-	return found, err
+	f := Finding{
+		ID: "triggers.event", Severity: Note, Server: string(s.Side()), Object: "event triggers",
+		Why: "They fire for the move's own DDL. As far as their text tells, they neither write nor refuse.",
+	}
+	var names []string
+	for _, r := range rows {
+		if r.Active {
+			r.Name += " writes or refuses"
+			f.Severity = Warning
+			f.Why = fmt.Sprintf("They fire for the move's own DDL on the %s server: one that refuses it, or writes a table during the freeze, stops the cutover (undone safely).", s.Side())
+			f.Fix = "-- for the time of the cutover, if it writes or refuses:\nALTER EVENT TRIGGER ... DISABLE;"
+		}
+		names = append(names, r.Name)
+	}
+	f.Seen = list(names)
+	return []Finding{f}, nil
 }
 
 // notCarriedSQL lists, by kind, the application's relations that logical
@@ -181,14 +208,6 @@ type kindRow struct {
 	Size  int64
 }
 
-// largeObjectsSQL counts large objects and their size as of the last VACUUM.
-const largeObjectsSQL = `
-select (select count(*) from pg_largeobject_metadata) as objects,
-       (select relpages::bigint * current_setting('block_size')::bigint
-          from pg_class where oid = 'pg_largeobject'::regclass) as size`
-
-type largeObjects struct{ Objects, Size int64 }
-
 // consequence says, of each kind, how much it matters and what becomes of it.
 var consequence = map[string]struct {
 	severity Severity
@@ -202,7 +221,9 @@ var consequence = map[string]struct {
 		Warning, "Logical replication does not fill materialized views: unpopulated, they refuse to be read.",
 		"on new, before clients come: REFRESH MATERIALIZED VIEW ...;",
 	},
-	"foreign table": {Note, "Foreign tables are carried as definitions: the new server must reach the same foreign servers.", ""},
+	"foreign table": {
+		Note, "Foreign tables are carried as definitions: the new server must reach the same foreign servers. The fence does not refuse writes through them: these change another server, which stays the same.", "",
+	},
 	"partitioned table": {
 		Note, "Partitions are replicated one by one: a partition made during the move must be made on both servers.",
 		"pause the making of partitions (pg_partman) until the move is complete, or make them ahead",
@@ -226,18 +247,6 @@ func checkNotCarried(ctx context.Context, p *Pair) ([]Finding, error) {
 		found = append(found, Finding{
 			ID:       "not-carried." + strings.ReplaceAll(k.Kind, " ", "-"),
 			Severity: c.severity, Server: string(pg.Old), Object: k.Kind + "s", Seen: seen, Why: c.why, Fix: c.fix,
-		})
-	}
-	lo, err := readOne[largeObjects](ctx, p.Old, "counting large objects", largeObjectsSQL)
-	if err != nil {
-		return nil, err
-	}
-	if lo.Objects > 0 {
-		found = append(found, Finding{
-			ID: "not-carried.large-object", Severity: Warning, Server: string(pg.Old), Object: "large objects",
-			Seen: fmt.Sprintf("%s, about %s", plural(int(lo.Objects), "large object"), bytes(lo.Size)),
-			Why:  "Logical replication does not carry large objects, and no trigger can fence them: those made or changed meanwhile are lost.",
-			Fix:  "stop their writers and carry them with pg_dump --large-objects --section=data, or keep the bytes in a bytea column",
 		})
 	}
 	if p.Old.Major() < 11 {

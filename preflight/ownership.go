@@ -10,7 +10,8 @@ import (
 
 // foreignOwnersSQL lists the owners of tables whose rights the tool's role has
 // not, with how many tables each and three of their names. All tables count, in
-// scope or not: each one gets a fence trigger.
+// scope or not: each one gets a fence trigger. Those of extensions are a matter
+// of their own (unfencedTables).
 const foreignOwnersSQL = `
 select pg_get_userbyid(c.relowner)::text as owner, count(*)::int as tables,
        (array_agg(format('%I.%I', n.nspname, c.relname) order by n.nspname, c.relname))[1:3] as names,
@@ -20,6 +21,8 @@ select pg_get_userbyid(c.relowner)::text as owner, count(*)::int as tables,
  where c.relkind in ('r', 'p') and c.relpersistence <> 't' and c.oid >= 16384
    and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast', 'pgcutover')
    and not pg_has_role(c.relowner, 'usage')
+   and not exists (select 1 from pg_depend d
+                    where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
  group by c.relowner
  order by 1`
 
@@ -50,6 +53,11 @@ func checkOwnership(ctx context.Context, p *Pair) ([]Finding, error) {
 		}
 		found = append(found, f)
 	}
+	unfenced, err := unfencedTables(ctx, p.Old)
+	if err != nil {
+		return nil, err
+	}
+	found = append(found, unfenced...)
 	unreadable, err := unreadableTables(ctx, p)
 	if err != nil {
 		return nil, err
@@ -67,6 +75,8 @@ select n.nspname::text as schema, c.relname::text as table, has_schema_privilege
  where c.relkind = 'r' and c.relpersistence = 'p' and c.oid >= 16384
    and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast', 'pgcutover')
    and not (has_table_privilege(c.oid, 'select') and has_schema_privilege(n.oid, 'usage'))
+   and not exists (select 1 from pg_depend d
+                    where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
  order by n.nspname, c.relname`
 
 type unreadableRow struct {

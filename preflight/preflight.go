@@ -69,6 +69,9 @@ type Settings struct {
 	// FailoverPaused says that the operator has paused the failover of the old
 	// server's standbys.
 	FailoverPaused bool
+	// TerminateBlockers says that sessions in the way of the freeze are to be
+	// ended.
+	TerminateBlockers bool
 	// LongTransaction is the age from which a transaction counts as long; zero
 	// means a minute.
 	LongTransaction time.Duration
@@ -118,6 +121,7 @@ func All() []Check {
 		{"types", "no column uses what the new major has removed", checkTypes},
 		{"triggers", "triggers that fire during replication, and event triggers", checkTriggers},
 		{"not-carried", "what logical replication leaves behind", checkNotCarried},
+		{"large-objects", "large objects, which stay behind", checkLargeObjects},
 		{"locks", "the lock table has room for all tables", checkLocks},
 		{"transactions", "no prepared and no long transactions", transactionsCheck(Warning)},
 		{"vacuum", "no VACUUM that will not give way", vacuumCheck(Warning)},
@@ -129,7 +133,8 @@ func All() []Check {
 }
 
 // Gates returns the checks that are made again right before a cutover. What was
-// a warning while there was time is a blocker now.
+// a warning while there was time is a blocker now. For a rollback the pair's Old
+// is the server that the move calls new: it is the one to be closed.
 func Gates() []Check {
 	return []Check{
 		{"transactions", "no prepared and no long transactions", transactionsCheck(Blocker)},
@@ -138,5 +143,6 @@ func Gates() []Check {
 		{"role-settings", "no setting of a role or database gets round the fence", roleSettingsCheck(Blocker)},
 		{"durability", "fsync and full_page_writes are on", durabilityCheck(Blocker)},
 		{"standbys", "standbys of the old server cannot be promoted unfenced", standbysCheck(Blocker)},
+		{"large-objects", "large objects, which stay behind", checkLargeObjects},
 	}
 }

@@ -59,7 +59,7 @@ func checkRights(ctx context.Context, p *Pair) ([]Finding, error) {
 			found = append(found, subscriberRights(s, have)...)
 		}
 		if s.Side() == pg.Old || p.Settings.Rollback {
-			found = append(found, sessionRights(s, have)...)
+			found = append(found, sessionRights(s, have, p.Settings.TerminateBlockers)...)
 		}
 		return found, nil
 	})
@@ -110,7 +110,7 @@ func subscriberRights(s *pg.Server, have roleFacts) []Finding {
 }
 
 // sessionRights are needed to see and to end the sessions of clients.
-func sessionRights(s *pg.Server, have roleFacts) []Finding {
+func sessionRights(s *pg.Server, have roleFacts, terminate bool) []Finding {
 	role, side := quote(s.User()), string(s.Side())
 	var found []Finding
 	if !have.SeesSessions {
@@ -122,12 +122,17 @@ func sessionRights(s *pg.Server, have roleFacts) []Finding {
 		})
 	}
 	if !have.EndsSessions {
-		found = append(found, Finding{
+		f := Finding{
 			ID: "rights.pg_signal_backend", Severity: Warning, Server: side, Object: "role " + role,
 			Seen: "not a member of pg_signal_backend",
 			Why:  "Sessions that stay on the old server after the cutover read stale data until they end by themselves.",
 			Fix:  fmt.Sprintf("GRANT pg_signal_backend TO %s; -- sessions of superusers can be ended by superusers only", role),
-		})
+		}
+		if terminate {
+			f.Severity = Blocker
+			f.Why = "cutover.terminate_blockers_after is set, and the role may not end the sessions of others."
+		}
+		found = append(found, f)
 	}
 	return found
 }

@@ -87,6 +87,40 @@ func TestRightsAreNamedAndTheAdviceSuffices(t *testing.T) {
 	})
 }
 
+// What a provider's extensions own cannot be fenced, which is no reason not to
+// move; what the role may fence is not named.
+func TestExtensionsAndEndingSessions(t *testing.T) {
+	eachPair(t, func(t *testing.T, majors pgtest.Pair) {
+		w := newLeastRights(t, majors)
+		none(t, w.checkAll(t), "rights.extension-table")
+		pgtest.Exec(t, w.oldURL, `create table public.spatial (a int)`, `alter extension plpgsql add table public.spatial`)
+		found := w.checkAll(t)
+		f := only(t, found, "rights.extension-table", `extension "plpgsql"`)
+		if f.Severity != Warning || f.Server != "old" || !strings.Contains(f.Seen, "1 table (public.spatial) of role \"postgres\"") {
+			t.Errorf("got %+v", f)
+		}
+		for _, other := range found {
+			if strings.Contains(other.Object, "spatial") {
+				t.Errorf("named as one of the application's: %+v", other)
+			}
+		}
+		if o := only(t, found, "rights.table-owner", ""); !strings.Contains(o.Seen, "1 table ") {
+			t.Errorf("got %+v", o)
+		}
+		statement, _, _ := strings.Cut(f.Fix[strings.Index(f.Fix, "GRANT"):], " -- ")
+		mend(t, w.oldURL, Finding{ID: "x", Fix: statement})
+		none(t, w.checkAll(t), "rights.extension-table")
+
+		// Here it only warns that sessions cannot be ended, unless they are to be.
+		for terminate, want := range map[bool]Severity{false: Warning, true: Blocker} {
+			w.Settings.TerminateBlockers = terminate
+			if f := only(t, onSide(check(t, "rights", w.Pair), "old"), "rights.pg_signal_backend", ""); f.Severity != want {
+				t.Errorf("terminate %t: %+v", terminate, f)
+			}
+		}
+	})
+}
+
 // Each right that is missing by itself is found, and nothing else is.
 func TestEachMissingRight(t *testing.T) {
 	eachPair(t, func(t *testing.T, majors pgtest.Pair) {

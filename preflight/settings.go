@@ -24,7 +24,7 @@ select coalesce(r.rolname::text, '') as role, coalesce(d.datname::text, '') as d
  order by 1, 2, 3`
 
 type roleSetting struct {
-	Role     string // empty: every role
+	Role     string // empty: every role, and with an empty Database all of them
 	Database string // empty: every database
 	Name     string
 	Value    string
@@ -43,6 +43,8 @@ func (r roleSetting) truth() bool {
 // reset is the statement that takes the setting away.
 func (r roleSetting) reset() string {
 	switch {
+	case r.Role == "" && r.Database == "":
+		return fmt.Sprintf("ALTER ROLE ALL RESET %s;", r.Name)
 	case r.Role == "":
 		return fmt.Sprintf("ALTER DATABASE %s RESET %s;", quote(r.Database), r.Name)
 	case r.Database == "":
@@ -53,6 +55,8 @@ func (r roleSetting) reset() string {
 
 func (r roleSetting) object() string {
 	switch {
+	case r.Role == "" && r.Database == "":
+		return "every role"
 	case r.Role == "":
 		return "database " + quote(r.Database)
 	case r.Database == "":
@@ -101,7 +105,7 @@ func settingFinding(s *pg.Server, r roleSetting, severity Severity, moving bool)
 	case r.Role != "" && !r.truth():
 		f.ID = "role-settings.read-only-off"
 		f.Why = "It overrides the read-only default of the database: clients with target_session_attrs=read-write stay on the closed server."
-	case r.Role == "" && r.truth() && !moving:
+	case r.Role == "" && r.truth() && (!moving || r.Database == ""):
 		f.ID, f.Severity = "role-settings.read-only-database", Warning
 		f.Why = "The database refuses writes by default already: somebody, or another tool, left it read-only."
 	default:

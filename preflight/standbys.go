@@ -76,7 +76,7 @@ func standbysCheck(severity Severity) func(context.Context, *Pair) ([]Finding, e
 		if err != nil {
 			return nil, err
 		}
-		found := syncFindings(have, severity)
+		found := syncFindings(p.Old, have, severity)
 		if p.Settings.FailoverPaused {
 			return found, nil
 		}
@@ -97,7 +97,7 @@ func uncovered(s *pg.Server, rows []standbyRow, synchronized string, severity Se
 		f := Finding{
 			ID: "standbys.unfenced", Severity: severity, Server: string(s.Side()), Object: "standby", Seen: r.String(),
 			Why: "The decision may reach the new server before this standby: promoted right then, it takes writes beside the new server.",
-			Fix: "pause its failover for the cutover and declare it: old.failover: paused",
+			Fix: fmt.Sprintf("pause its failover for the cutover and declare it: %s.failover: paused", s.Side()),
 		}
 		switch {
 		case s.Major() >= 17 && r.Slot != "":
@@ -113,12 +113,12 @@ func uncovered(s *pg.Server, rows []standbyRow, synchronized string, severity Se
 
 // syncFindings names the case in which every COMMIT, the decision's too, waits
 // for a standby that is not there.
-func syncFindings(have syncFacts, severity Severity) []Finding {
+func syncFindings(s *pg.Server, have syncFacts, severity Severity) []Finding {
 	if have.Names == "" || have.Synchronous > 0 || have.Hidden {
 		return nil
 	}
 	return []Finding{{
-		ID: "standbys.sync-missing", Severity: severity, Server: string(pg.Old), Object: "synchronous_standby_names",
+		ID: "standbys.sync-missing", Severity: severity, Server: string(s.Side()), Object: "synchronous_standby_names",
 		Seen: fmt.Sprintf("synchronous_standby_names is %q, and no synchronous standby is connected", have.Names),
 		Why:  "Every COMMIT waits for a standby that is not there; so would the one that decides the cutover, with clients stopped.",
 		Fix:  "bring the standby back, or: ALTER SYSTEM RESET synchronous_standby_names; SELECT pg_reload_conf();",

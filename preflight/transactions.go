@@ -59,7 +59,7 @@ type longRow struct {
 func transactionsCheck(severity Severity) func(context.Context, *Pair) ([]Finding, error) {
 	return func(ctx context.Context, p *Pair) ([]Finding, error) {
 		gate := severity == Blocker
-		old, err := transactionFindings(ctx, p.Old, severity, p.Settings.longTransaction(), !gate)
+		old, err := transactionFindings(ctx, p.Old, severity, p.Settings.longTransaction(), !gate, true)
 		if err != nil {
 			return nil, err
 		}
@@ -73,14 +73,15 @@ func transactionsCheck(severity Severity) func(context.Context, *Pair) ([]Findin
 		if !p.Settings.Rollback {
 			return old, nil
 		}
-		found, err := transactionFindings(ctx, p.New, severity, p.Settings.longTransaction(), gate)
+		found, err := transactionFindings(ctx, p.New, severity, p.Settings.longTransaction(), gate, false)
 		return append(old, found...), err
 	}
 }
 
 // transactionFindings looks at one server. slot says that a slot is about to be
-// made there, for which transactions of every database count.
-func transactionFindings(ctx context.Context, s *pg.Server, severity Severity, long time.Duration, slot bool) ([]Finding, error) {
+// made there, for which transactions of every database count; source, that its
+// writers are going to be frozen.
+func transactionFindings(ctx context.Context, s *pg.Server, severity Severity, long time.Duration, slot, source bool) ([]Finding, error) {
 	prepared, err := read[preparedRow](ctx, s, "reading prepared transactions", preparedSQL)
 	if err != nil {
 		return nil, err
@@ -99,7 +100,7 @@ func transactionFindings(ctx context.Context, s *pg.Server, severity Severity, l
 	}
 	open, err := read[longRow](ctx, s, "reading long transactions", longSQL, long.Seconds())
 	for _, t := range open {
-		relevant := (t.Here && s.Side() == pg.Old) || (t.Writes && (t.Here || slot))
+		relevant := (t.Here && source) || (t.Writes && (t.Here || slot))
 		if relevant {
 			found = append(found, longFinding(s, t, severity))
 		}
@@ -171,7 +172,7 @@ func vacuumCheck(severity Severity) func(context.Context, *Pair) ([]Finding, err
 				kind = "VACUUM by a client"
 			}
 			found = append(found, Finding{
-				ID: "vacuum.running", Severity: severity, Server: string(pg.Old), Object: v.Table,
+				ID: "vacuum.running", Severity: severity, Server: string(p.Old.Side()), Object: v.Table,
 				Seen: fmt.Sprintf("%s, session %d, for %s", kind, v.PID, age(v.Age)),
 				Why:  "The cutover waits for the table's lock, and this vacuum does not give way.",
 				Fix:  fmt.Sprintf("wait for it, or: SELECT pg_cancel_backend(%d);", v.PID),

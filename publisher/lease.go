@@ -4,13 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/pgcutover/pgcutover/internal/hint"
 	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/state"
 )
@@ -25,7 +24,9 @@ type Lease struct {
 	server *pg.Server
 	mu     sync.Mutex
 	conn   *pgx.Conn
-	expiry *time.Timer
+	// deadlock is the server's deadlock_timeout, read by Begin.
+	deadlock time.Duration
+	expiry   *time.Timer
 	ctx    context.Context //nolint:containedctx // the lease is a lifetime: its context ends with the session
 	lose   context.CancelCauseFunc
 	done   chan struct{}
@@ -38,12 +39,17 @@ const (
 	leaseStatement = 5 * time.Second
 	leaseIdle      = 5 * time.Second
 	leaseBeat      = time.Second
+	// leaseAnswer is how long the tool waits for the answer to one statement: the
+	// server's own bound, and the way there and back.
+	leaseAnswer = leaseStatement + 2*time.Second
+	// leaseLock is the lock_timeout of whatever the lease does besides freezing.
+	leaseLock = 3 * time.Second
 )
 
 func leaseSettings(s *pg.Server) map[string]string {
 	settings := map[string]string{
 		"statement_timeout":                   fmt.Sprint(leaseStatement.Milliseconds()),
-		"lock_timeout":                        "3s",
+		"lock_timeout":                        fmt.Sprint(leaseLock.Milliseconds()),
 		"idle_in_transaction_session_timeout": fmt.Sprint(leaseIdle.Milliseconds()),
 		"synchronous_commit":                  "on",
 		"tcp_keepalives_idle":                 "2",
@@ -76,6 +82,9 @@ func TakeLock(ctx context.Context, s *pg.Server, bound time.Duration) (*Lease, e
 	go l.beat() //nolint:contextcheck // ends with the lease, not with the caller
 	return l, nil
 }
+
+// PID is the session's process on the server.
+func (l *Lease) PID() int32 { return int32(l.conn.PgConn().PID()) } //nolint:gosec // the server sends it as an int32
 
 // Context ends, with the cause, when the session is lost or closed.
 func (l *Lease) Context() context.Context { return l.ctx }
@@ -149,172 +158,31 @@ func (l *Lease) session(f func(*pgx.Conn) error) error {
 
 const beginSQL = `begin isolation level read committed read write`
 
+// deadlockTimeoutSQL is in milliseconds.
+const deadlockTimeoutSQL = `select extract(epoch from current_setting('deadlock_timeout')::interval)::float8 * 1000`
+
 // Begin starts the lease's transaction and takes the turn's row, which must
 // belong to attempt: every undo elsewhere waits for it.
 func (l *Lease) Begin(ctx context.Context, attempt int64) error {
 	return l.session(func(conn *pgx.Conn) error {
-		if _, err := conn.Exec(ctx, beginSQL); err != nil {
+		q := bounded{conn}
+		if _, err := q.Exec(ctx, beginSQL); err != nil {
 			return fmt.Errorf("beginning the lease: %w", err)
 		}
-		t, err := state.LockTurn(ctx, conn)
+		t, err := state.LockTurn(ctx, q)
 		if err != nil {
 			return err
 		}
+		var ms float64
+		if err := q.QueryRow(ctx, deadlockTimeoutSQL).Scan(&ms); err != nil {
+			return fmt.Errorf("reading deadlock_timeout: %w", err)
+		}
+		l.deadlock = time.Duration(ms * float64(time.Millisecond))
 		if t.Attempt != attempt || !t.Open {
 			return fmt.Errorf("the turn on the %s server is with attempt %d (open: %t), not with attempt %d", l.server.Side(), t.Attempt, t.Open, attempt)
 		}
 		return nil
 	})
-}
-
-// Protect takes SHARE UPDATE EXCLUSIVE on the given tables: writers go on; DDL,
-// ATTACH PARTITION, new partitions and vacuums stay out. An autovacuum in the
-// way gives up after deadlock_timeout; the session's lock_timeout is above
-// that.
-func (l *Lease) Protect(ctx context.Context, tables []string) error {
-	const batch = 200
-	return l.Transaction(func(conn state.Querier) error {
-		for i := 0; i < len(tables); i += batch {
-			sql := "lock table "
-			for j, t := range tables[i:min(i+batch, len(tables))] {
-				if j > 0 {
-					sql += ", "
-				}
-				sql += "only " + t
-			}
-			if _, err := conn.Exec(ctx, sql+" in share update exclusive mode"); err != nil {
-				return protectError(err)
-			}
-		}
-		return nil
-	})
-}
-
-func protectError(err error) error {
-	err = fmt.Errorf("keeping DDL out during the cutover: %w", err)
-	if pg.IsCode(err, pg.LockNotAvailable, pg.QueryCanceled) {
-		return hint.With(err, "a vacuum, CREATE INDEX CONCURRENTLY or DDL statement holds a table: wait for it, then run: pgcutover cutover")
-	}
-	return err
-}
-
-const lockCapacitySQL = `
-select current_setting('max_locks_per_transaction')::bigint
-     * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint)`
-
-// LockCapacity is how many locks the server's lock table nominally holds.
-func LockCapacity(ctx context.Context, s *pg.Server) (int64, error) {
-	var n int64
-	if err := s.Pool().QueryRow(ctx, lockCapacitySQL).Scan(&n); err != nil {
-		return 0, fmt.Errorf("reading the size of the lock table: %w", err)
-	}
-	return n, nil
-}
-
-// FreezeSQL makes writers wait at the gate: those in the middle of a
-// transaction finish, others wait at their first write.
-const FreezeSQL = `lock table pgcutover.gate in exclusive mode`
-
-const deadlockTimeoutSQL = `select extract(epoch from current_setting('deadlock_timeout')::interval) * 1000`
-
-// ErrNotFrozen means that the gate was not to be had: some write transaction
-// stayed open through all attempts. Nothing has changed.
-var ErrNotFrozen = errors.New("a write transaction stayed open")
-
-// Freeze locks the gate. Each of the attempts waits lockTimeout at the most,
-// and no longer than half of the server's deadlock_timeout; other writers wait
-// behind it for that long and then go on. Between attempts it leaves them
-// room.
-func (l *Lease) Freeze(ctx context.Context, lockTimeout time.Duration, attempts int, progress func(string)) (tries int, err error) {
-	lockTimeout, err = l.clamp(ctx, lockTimeout)
-	if err != nil {
-		return 0, err
-	}
-	for tries = 1; ; tries++ {
-		err := l.tryFreeze(ctx, lockTimeout)
-		if err == nil || !pg.IsCode(err, pg.LockNotAvailable, pg.DeadlockDetected) {
-			return tries, err
-		}
-		holder := l.holder(ctx)
-		if tries >= attempts {
-			return tries, hint.With(fmt.Errorf("freezing writes on the %s server: %w through %d attempts of %s: %s", l.server.Side(), ErrNotFrozen, tries, lockTimeout, holder),
-				"end or wait for that transaction, then run: pgcutover cutover")
-		}
-		if progress != nil {
-			progress(fmt.Sprintf("attempt %d of %d: the gate is held by %s", tries, attempts, holder))
-		}
-		if err := rest(ctx, lockTimeout/2+rand.N(lockTimeout)); err != nil {
-			return tries, err
-		}
-	}
-}
-
-func rest(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
-	}
-}
-
-func (l *Lease) clamp(ctx context.Context, lockTimeout time.Duration) (time.Duration, error) {
-	var ms float64
-	err := l.session(func(conn *pgx.Conn) error { return conn.QueryRow(ctx, deadlockTimeoutSQL).Scan(&ms) })
-	if err != nil {
-		return 0, fmt.Errorf("reading deadlock_timeout: %w", err)
-	}
-	return max(min(lockTimeout, time.Duration(ms/2)*time.Millisecond), 10*time.Millisecond), nil
-}
-
-func (l *Lease) tryFreeze(ctx context.Context, lockTimeout time.Duration) error {
-	return l.Transaction(func(conn state.Querier) error {
-		set := fmt.Sprintf("savepoint gate; set local lock_timeout = %d", lockTimeout.Milliseconds())
-		if _, err := conn.Exec(ctx, set); err != nil {
-			return fmt.Errorf("freezing writes: %w", err)
-		}
-		_, err := conn.Exec(ctx, FreezeSQL)
-		if err == nil {
-			return nil
-		}
-		if _, back := conn.Exec(ctx, "rollback to savepoint gate"); back != nil {
-			return errors.Join(err, back)
-		}
-		return err
-	})
-}
-
-// gateHolderSQL names the oldest write transaction that has passed the gate.
-const gateHolderSQL = `
-select a.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''), coalesce(a.state, ''),
-       coalesce(extract(epoch from clock_timestamp() - a.xact_start), 0)::float8, left(coalesce(a.query, ''), 100)
-  from pg_locks l
-  join pg_stat_activity a on a.pid = l.pid
- where l.relation = 'pgcutover.gate'::regclass and l.granted
- order by a.xact_start nulls last
- limit 1`
-
-const gatePreparedSQL = `
-select format('prepared transaction %L since %s', gid, prepared)
-  from pg_prepared_xacts where database = current_database() order by prepared limit 1`
-
-func (l *Lease) holder(ctx context.Context) string {
-	var (
-		pid                   int32
-		user, app, what, text string
-		seconds               float64
-	)
-	err := l.server.Pool().QueryRow(ctx, gateHolderSQL).Scan(&pid, &user, &app, &what, &seconds, &text)
-	if err == nil {
-		return fmt.Sprintf("session %d (%s, %s, %s, open for %.1f s): %s", pid, user, app, what, seconds, text)
-	}
-	var prepared string
-	if err := l.server.Pool().QueryRow(ctx, gatePreparedSQL).Scan(&prepared); err == nil {
-		return prepared
-	}
-	return "a transaction that has ended since"
 }
 
 // ErrExpired means that the pause reached its bound and was ended: the lease's
@@ -338,14 +206,41 @@ const (
 	inFailedTransaction = 'E'
 )
 
+// bounded gives up a session that does not answer a statement within
+// leaseAnswer, although the server would have ended it by then: the network is
+// gone, and who waits for it holds others up.
+type bounded struct{ conn *pgx.Conn }
+
+func answer(ctx context.Context) context.Context {
+	ctx, cancel := context.WithTimeoutCause(ctx, leaseAnswer, errNoAnswer)
+	// Rows are read after the call that sent the statement.
+	time.AfterFunc(leaseAnswer, cancel)
+	return ctx
+}
+
+var errNoAnswer = fmt.Errorf("no answer within %s", leaseAnswer)
+
+func (b bounded) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	return b.conn.Exec(answer(ctx), sql, args...)
+}
+
+func (b bounded) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	return b.conn.Query(answer(ctx), sql, args...)
+}
+
+func (b bounded) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	return b.conn.QueryRow(answer(ctx), sql, args...)
+}
+
 // Transaction runs f inside the lease's transaction, and not at all when that
-// has ended: a statement of the cutover must never run by itself.
+// has ended: a statement of the cutover must never run by itself. Each of its
+// statements gets seven seconds.
 func (l *Lease) Transaction(f func(state.Querier) error) error {
 	return l.session(func(conn *pgx.Conn) error {
 		if conn.PgConn().TxStatus() != inTransaction {
 			return ErrExpired
 		}
-		return f(conn)
+		return f(bounded{conn})
 	})
 }
 
@@ -389,7 +284,7 @@ func (l *Lease) Commit(ctx context.Context) error {
 		if l.expiry != nil {
 			l.expiry.Stop()
 		}
-		tag, err := conn.Exec(ctx, "commit")
+		tag, err := bounded{conn}.Exec(ctx, "commit")
 		if err != nil {
 			return err
 		}

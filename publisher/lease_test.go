@@ -54,10 +54,10 @@ func (s *server) refuses(t *testing.T, l *publisher.Lease, want error) {
 	if !errors.Is(err, want) {
 		t.Errorf("a statement: %v, want %v", err, want)
 	}
-	if err := l.Protect(t.Context(), []string{"public.t"}); !errors.Is(err, want) {
+	if err := protect(t, l); !errors.Is(err, want) {
 		t.Errorf("protecting: %v, want %v", err, want)
 	}
-	if _, err := l.Freeze(t.Context(), 50*time.Millisecond, 1, nil); !errors.Is(err, want) {
+	if _, err := l.Freeze(t.Context(), publisher.FreezeOptions{LockTimeout: 50 * time.Millisecond, Attempts: 1}); !errors.Is(err, want) {
 		t.Errorf("freezing: %v, want %v", err, want)
 	}
 	if err := l.Commit(t.Context()); !errors.Is(err, want) {
@@ -174,7 +174,7 @@ func TestLeaseCommits(t *testing.T) {
 		if err := l.Commit(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if decided, err := state.Decided(t.Context(), s.Pool(), attempt); err != nil || !decided {
+		if decided, err := state.Decided(t.Context(), s.Pool(), state.Forward, attempt); err != nil || !decided {
 			t.Errorf("decided: %t, %v", decided, err)
 		}
 		s.refuses(t, l, publisher.ErrExpired)
@@ -236,7 +236,7 @@ func TestProtectKeepsOut(t *testing.T) {
 		if err := l.Begin(t.Context(), attempt); err != nil {
 			t.Fatal(err)
 		}
-		if err := l.Protect(t.Context(), []string{"public.t"}); pg.Code(err) != pg.LockNotAvailable || hint.Of(err) == "" {
+		if err := protect(t, l); pg.Code(err) != pg.LockNotAvailable || hint.Of(err) == "" {
 			t.Errorf("protecting a locked table: %v", err)
 		}
 		if n, err := publisher.LockCapacity(t.Context(), s.Server); err != nil || n < 1000 {

@@ -102,13 +102,19 @@ func (s *server) frozen(t *testing.T) *publisher.Lease {
 	if err := l.Begin(t.Context(), attempt); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Protect(t.Context(), []string{"public.t"}); err != nil {
+	if err := protect(t, l); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.Freeze(t.Context(), 300*time.Millisecond, 5, nil); err != nil {
+	if _, err := l.Freeze(t.Context(), publisher.FreezeOptions{LockTimeout: 300 * time.Millisecond, Attempts: 5}); err != nil {
 		t.Fatal(err)
 	}
 	return l
+}
+
+func protect(t *testing.T, l *publisher.Lease) error {
+	t.Helper()
+	_, err := l.Protect(t.Context(), []string{"public.t"}, publisher.ProtectOptions{})
+	return err
 }
 
 const insertSQL = `insert into public.t (n) values (1)`
@@ -142,3 +148,6 @@ func goesOn(t *testing.T, writer <-chan error, within time.Duration) {
 		t.Errorf("the writer still waits after %s", within)
 	}
 }
+
+// forward is the stream that start makes for the server's move.
+func forward(s *pg.Server) state.Stream { return state.FirstStream(s.Move()) }

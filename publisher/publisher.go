@@ -11,11 +11,13 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgcutover/pgcutover/internal/hint"
 	"github.com/pgcutover/pgcutover/internal/pg"
+	"github.com/pgcutover/pgcutover/internal/state"
 )
 
 // Table is a table as a publication names it.
@@ -30,13 +32,9 @@ func (t Table) Identifier() string { return pgx.Identifier{t.Schema, t.Name}.San
 // String returns schema.table for messages.
 func (t Table) String() string { return t.Schema + "." + t.Name }
 
-// StreamName is what the forward stream's publication, slot and subscription
-// are called.
-func StreamName(move string) string { return "pgcutover_" + move }
-
-// ownTables are ours that travel in the forward stream.
-func ownTables() []Table {
-	return []Table{{"pgcutover", "marker_forward"}, {"pgcutover", "decision_forward"}}
+// ownTables are ours that travel in a stream: the pair of its direction.
+func ownTables(d state.Direction) []Table {
+	return []Table{{"pgcutover", "marker_" + string(d)}, {"pgcutover", "decision_" + string(d)}}
 }
 
 // publishableSQL lists the application's permanent ordinary tables. Partitions
@@ -80,15 +78,19 @@ func listTables(ctx context.Context, s *pg.Server, doing, sql string, args ...an
 	return tables, nil
 }
 
-// CreatePublicationSQL publishes the given tables and our own.
-func CreatePublicationSQL(move string, tables []Table) string {
+// CreatePublicationSQL publishes the given tables and our own. A subscriber of
+// 10 knows no TRUNCATE: it would fail on one for ever, so that it gets none.
+func CreatePublicationSQL(st state.Stream, tables []Table, subscriberMajor int) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "create publication %s for table", pgx.Identifier{StreamName(move)}.Sanitize())
-	for i, t := range append(ownTables(), tables...) {
+	fmt.Fprintf(&b, "create publication %s for table", pgx.Identifier{st.Name()}.Sanitize())
+	for i, t := range append(ownTables(st.Direction), tables...) {
 		if i > 0 {
 			b.WriteByte(',')
 		}
 		b.WriteString("\n  only " + t.Identifier())
+	}
+	if subscriberMajor < 11 {
+		b.WriteString("\n  with (publish = 'insert, update, delete')")
 	}
 	return b.String()
 }
@@ -106,26 +108,26 @@ select n.nspname, c.relname
  where p.pubname = $1 and n.nspname <> 'pgcutover'
  order by n.nspname, c.relname`
 
-// EnsurePublication makes the publication of the forward stream, or adopts it
-// when it stands there with the same tables. It must exist before the slot.
-func EnsurePublication(ctx context.Context, s *pg.Server, tables []Table) error {
+// EnsurePublication makes the publication of a stream, or adopts it when it
+// stands there with the same tables. It must exist before the slot.
+func EnsurePublication(ctx context.Context, s *pg.Server, st state.Stream, tables []Table, subscriberMajor int) error {
 	var exists bool
-	if err := s.Pool().QueryRow(ctx, publicationExistsSQL, StreamName(s.Move())).Scan(&exists); err != nil {
+	if err := s.Pool().QueryRow(ctx, publicationExistsSQL, st.Name()).Scan(&exists); err != nil {
 		return fmt.Errorf("looking for the publication: %w", err)
 	}
 	if !exists {
-		if _, err := s.Pool().Exec(ctx, CreatePublicationSQL(s.Move(), tables)); err != nil {
-			return publicationHint(fmt.Errorf("creating publication %q on the %s server: %w", StreamName(s.Move()), s.Side(), err), s)
+		if _, err := s.Pool().Exec(ctx, CreatePublicationSQL(st, tables, subscriberMajor)); err != nil {
+			return publicationHint(fmt.Errorf("creating publication %q on the %s server: %w", st.Name(), s.Side(), err), s)
 		}
 		return nil
 	}
-	have, err := Published(ctx, s)
+	have, err := Published(ctx, s, st)
 	if err != nil {
 		return err
 	}
 	if missing, extra := Compare(tables, have); len(missing)+len(extra) > 0 {
 		return hint.With(fmt.Errorf("publication %q exists but lists other tables (missing: %s; not in scope: %s)",
-			StreamName(s.Move()), join(missing), join(extra)),
+			st.Name(), join(missing), join(extra)),
 			"tables were made or dropped, or tables.include/exclude changed, since start: run pgcutover abort, then start")
 	}
 	return nil
@@ -138,9 +140,9 @@ func publicationHint(err error, s *pg.Server) error {
 	return err
 }
 
-// Published lists the application tables in the forward stream's publication.
-func Published(ctx context.Context, s *pg.Server) ([]Table, error) {
-	return listTables(ctx, s, "reading the publication", publishedSQL, StreamName(s.Move()))
+// Published lists the application tables in a stream's publication.
+func Published(ctx context.Context, s *pg.Server, st state.Stream) ([]Table, error) {
+	return listTables(ctx, s, "reading the publication", publishedSQL, st.Name())
 }
 
 // Compare tells which of want are missing from have and which of have nobody
@@ -179,29 +181,75 @@ func join(tables []Table) string {
 	return strings.Join(names, ", ")
 }
 
-// DropPublicationSQL removes the forward stream's publication.
-func DropPublicationSQL(move string) string {
-	return "drop publication if exists " + pgx.Identifier{StreamName(move)}.Sanitize()
+// DropPublicationSQL removes a stream's publication.
+func DropPublicationSQL(st state.Stream) string {
+	return "drop publication if exists " + pgx.Identifier{st.Name()}.Sanitize()
 }
 
-// DropPublication removes the forward stream's publication, if it is there.
-func DropPublication(ctx context.Context, s *pg.Server) error {
-	if _, err := s.Pool().Exec(ctx, DropPublicationSQL(s.Move())); err != nil {
-		return fmt.Errorf("dropping publication %q on the %s server: %w", StreamName(s.Move()), s.Side(), err)
+// DropPublication removes a stream's publication, if it is there.
+func DropPublication(ctx context.Context, s *pg.Server, st state.Stream) error {
+	if _, err := s.Pool().Exec(ctx, DropPublicationSQL(st)); err != nil {
+		return fmt.Errorf("dropping publication %q on the %s server: %w", st.Name(), s.Side(), err)
 	}
 	return nil
 }
 
-// MarkSQL writes the marker of an attempt: its arrival on the subscriber
+// namesSQL lists the publications and the slots whose names match a pattern.
+const namesSQL = `
+select pubname from pg_publication where pubname ~ $1
+union
+select slot_name from pg_replication_slots where slot_name ~ $1 and database = current_database()
+ order by 1`
+
+// Names lists what publications and slots of the server's move are called,
+// whichever attempt made them.
+func Names(ctx context.Context, s *pg.Server) ([]string, error) {
+	rows, err := s.Pool().Query(ctx, namesSQL, state.StreamPattern(s.Move()))
+	if err != nil {
+		return nil, fmt.Errorf("listing the streams of the %s server: %w", s.Side(), err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("listing the streams of the %s server: %w", s.Side(), err)
+	}
+	return names, nil
+}
+
+// Remove drops the publication and the slot of that name, if they are there.
+func Remove(ctx context.Context, s *pg.Server, name string, bound time.Duration) error {
+	if err := dropSlot(ctx, s, name, bound); err != nil {
+		return err
+	}
+	if _, err := s.Pool().Exec(ctx, "drop publication if exists "+pgx.Identifier{name}.Sanitize()); err != nil {
+		return fmt.Errorf("dropping publication %q on the %s server: %w", name, s.Side(), err)
+	}
+	return nil
+}
+
+// MarkForwardSQL writes the marker of a cutover: its arrival on the subscriber
 // proves that everything committed before it was applied.
-const MarkSQL = `
+const MarkForwardSQL = `
 insert into pgcutover.marker_forward (attempt, stream)
 values ($1, 0)
 on conflict (attempt, stream) do nothing`
 
+// MarkBackSQL writes the marker of a rollback.
+const MarkBackSQL = `
+insert into pgcutover.marker_back (attempt, stream)
+values ($1, 0)
+on conflict (attempt, stream) do nothing`
+
+// MarkSQL returns the one of a direction.
+func MarkSQL(d state.Direction) string {
+	if d == state.Back {
+		return MarkBackSQL
+	}
+	return MarkForwardSQL
+}
+
 // Mark commits the marker, synchronously (all our sessions are).
-func Mark(ctx context.Context, s *pg.Server, attempt int64) error {
-	if _, err := s.Pool().Exec(ctx, MarkSQL, attempt); err != nil {
+func Mark(ctx context.Context, s *pg.Server, d state.Direction, attempt int64) error {
+	if _, err := s.Pool().Exec(ctx, MarkSQL(d), attempt); err != nil {
 		return fmt.Errorf("writing marker %d on the %s server: %w", attempt, s.Side(), err)
 	}
 	return nil

@@ -11,9 +11,10 @@ import (
 
 	"github.com/pgcutover/pgcutover/internal/hint"
 	"github.com/pgcutover/pgcutover/internal/pg"
+	"github.com/pgcutover/pgcutover/internal/state"
 )
 
-// Slot is the forward stream's replication slot as the publisher shows it.
+// Slot is a stream's replication slot as the publisher shows it.
 type Slot struct {
 	Name      string
 	Plugin    string
@@ -49,8 +50,8 @@ select slot_name, coalesce(plugin, ''), active, coalesce(active_pid, 0),
   from pg_replication_slots
  where slot_name = $1 and database = current_database()`
 
-// ReadSlot reads the forward stream's slot, or ErrNoSlot.
-func ReadSlot(ctx context.Context, s *pg.Server) (Slot, error) {
+// ReadSlot reads a stream's slot, or ErrNoSlot.
+func ReadSlot(ctx context.Context, s *pg.Server, st state.Stream) (Slot, error) {
 	sql := slotSQL13
 	if s.Major() < 13 {
 		sql = slotSQL10
@@ -59,13 +60,13 @@ func ReadSlot(ctx context.Context, s *pg.Server) (Slot, error) {
 		slot                        Slot
 		restart, confirmed, current string
 	)
-	err := s.Pool().QueryRow(ctx, sql, StreamName(s.Move())).Scan(&slot.Name, &slot.Plugin, &slot.Active, &slot.PID,
+	err := s.Pool().QueryRow(ctx, sql, st.Name()).Scan(&slot.Name, &slot.Plugin, &slot.Active, &slot.PID,
 		&restart, &confirmed, &current, &slot.WALStatus)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return slot, fmt.Errorf("slot %q on the %s server: %w", StreamName(s.Move()), s.Side(), ErrNoSlot)
+		return slot, fmt.Errorf("slot %q on the %s server: %w", st.Name(), s.Side(), ErrNoSlot)
 	}
 	if err != nil {
-		return slot, fmt.Errorf("reading slot %q on the %s server: %w", StreamName(s.Move()), s.Side(), err)
+		return slot, fmt.Errorf("reading slot %q on the %s server: %w", st.Name(), s.Side(), err)
 	}
 	for _, p := range []struct {
 		text string
@@ -91,39 +92,39 @@ select coalesce(string_agg(format('session %s (%s, %s since %s): %s', b.pid, b.u
 const preparedSQL = `select count(*) from pg_prepared_xacts where database = current_database()`
 
 // CreateSlotStatement is what CreateSlot sends over the replication protocol.
-func CreateSlotStatement(move string) string {
-	return "CREATE_REPLICATION_SLOT " + StreamName(move) + " LOGICAL pgoutput NOEXPORT_SNAPSHOT"
+func CreateSlotStatement(st state.Stream) string {
+	return "CREATE_REPLICATION_SLOT " + st.Name() + " LOGICAL pgoutput NOEXPORT_SNAPSHOT"
 }
 
-// EnsureSlot makes the forward stream's logical slot over the replication
+// EnsureSlot makes a stream's logical slot over the replication
 // protocol, or adopts the one that stands there whole. It returns the position
 // from which it is consistent. Creation waits for every transaction that is
 // writing; past bound it gives up, names what stood in the way, and leaves no
 // half-made slot behind.
 // Postgres manual: 53.4, CREATE_REPLICATION_SLOT.
-func EnsureSlot(ctx context.Context, s *pg.Server, bound time.Duration, progress func(string)) (pglogrepl.LSN, error) {
-	have, err := ReadSlot(ctx, s)
+func EnsureSlot(ctx context.Context, s *pg.Server, st state.Stream, bound time.Duration, progress func(string)) (pglogrepl.LSN, error) {
+	have, err := ReadSlot(ctx, s, st)
 	switch {
 	case err == nil && have.Confirmed != 0 && have.Plugin == "pgoutput":
 		return have.Confirmed, nil
 	case err == nil:
 		// Half made by a tool that died: its consistent point was never reached.
-		if err := DropSlot(ctx, s, bound); err != nil {
+		if err := DropSlot(ctx, s, st, bound); err != nil {
 			return 0, err
 		}
 	case !errors.Is(err, ErrNoSlot):
 		return 0, err
 	}
-	lsn, err := createSlot(ctx, s, bound, progress)
+	lsn, err := createSlot(ctx, s, st, bound, progress)
 	if err == nil {
 		return lsn, nil
 	}
 	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
 	defer cancel()
-	return 0, errors.Join(err, DropSlot(clean, s, 10*time.Second))
+	return 0, errors.Join(err, DropSlot(clean, s, st, 10*time.Second))
 }
 
-func createSlot(ctx context.Context, s *pg.Server, bound time.Duration, progress func(string)) (pglogrepl.LSN, error) {
+func createSlot(ctx context.Context, s *pg.Server, st state.Stream, bound time.Duration, progress func(string)) (pglogrepl.LSN, error) {
 	conn, err := s.Replication(ctx)
 	if err != nil {
 		return 0, err
@@ -138,7 +139,7 @@ func createSlot(ctx context.Context, s *pg.Server, bound time.Duration, progress
 	}
 	done := make(chan result, 1)
 	go func() {
-		r, err := pglogrepl.CreateReplicationSlot(limit, conn, StreamName(s.Move()), "pgoutput",
+		r, err := pglogrepl.CreateReplicationSlot(limit, conn, st.Name(), "pgoutput",
 			pglogrepl.CreateReplicationSlotOptions{Mode: pglogrepl.LogicalReplication, SnapshotAction: "NOEXPORT_SNAPSHOT"})
 		done <- result{r, err}
 	}()
@@ -149,7 +150,7 @@ func createSlot(ctx context.Context, s *pg.Server, bound time.Duration, progress
 		select {
 		case res := <-done:
 			if res.err != nil {
-				return 0, slotError(s, res.err, limit, bound, waitsFor)
+				return 0, slotError(s, st, res.err, limit, bound, waitsFor)
 			}
 			return pglogrepl.ParseLSN(res.r.ConsistentPoint)
 		case <-tick.C:
@@ -177,8 +178,8 @@ func slotBlockers(ctx context.Context, s *pg.Server) string {
 	return text
 }
 
-func slotError(s *pg.Server, err error, limit context.Context, bound time.Duration, waitsFor string) error {
-	name := StreamName(s.Move())
+func slotError(s *pg.Server, st state.Stream, err error, limit context.Context, bound time.Duration, waitsFor string) error {
+	name := st.Name()
 	if errors.Is(context.Cause(limit), pg.ErrTimeout) {
 		return hint.With(fmt.Errorf("creating slot %q on the %s server: %w after %s, waiting for %s", name, s.Side(), pg.ErrTimeout, bound, waitsFor),
 			"end or wait for these transactions, then run: pgcutover start")
@@ -202,10 +203,13 @@ const terminateSQL = `select pg_terminate_backend($1)`
 // DropSlotSQL removes a slot by name.
 const DropSlotSQL = `select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1`
 
-// DropSlot removes the forward stream's slot, if it is there, waiting up to
-// bound for a walsender that still uses it and ending it.
-func DropSlot(ctx context.Context, s *pg.Server, bound time.Duration) error {
-	name := StreamName(s.Move())
+// DropSlot removes a stream's slot, if it is there, waiting up to bound for a
+// walsender that still uses it and ending it.
+func DropSlot(ctx context.Context, s *pg.Server, st state.Stream, bound time.Duration) error {
+	return dropSlot(ctx, s, st.Name(), bound)
+}
+
+func dropSlot(ctx context.Context, s *pg.Server, name string, bound time.Duration) error {
 	return pg.Wait(ctx, fmt.Sprintf("slot %q to be dropped on the %s server", name, s.Side()), 100*time.Millisecond, bound, nil,
 		func(ctx context.Context) (bool, string, error) {
 			_, err := s.Pool().Exec(ctx, DropSlotSQL, name)
@@ -225,6 +229,62 @@ func DropSlot(ctx context.Context, s *pg.Server, bound time.Duration) error {
 		})
 }
 
+// CreateWayBackSQL makes the slot of the way back: consistent from this moment,
+// so that nothing of the other direction, which is all applied, goes back.
+// Interrupted, it leaves nothing.
+const CreateWayBackSQL = `select lsn::text from pg_create_logical_replication_slot($1, 'pgoutput')`
+
+// CreateWayBack makes the slot of the way back on the target of a cutover. It
+// is never adopted: one of that name is an error. Creation waits for every
+// transaction that is writing, up to bound.
+// Postgres manual: 9.28.6, Replication Management Functions.
+func CreateWayBack(ctx context.Context, s *pg.Server, st state.Stream, bound time.Duration) (pglogrepl.LSN, error) {
+	limit, cancel := context.WithTimeoutCause(ctx, bound, pg.ErrTimeout)
+	defer cancel()
+	var text string
+	if err := s.Pool().QueryRow(limit, CreateWayBackSQL, st.Name()).Scan(&text); err != nil {
+		if errors.Is(context.Cause(limit), pg.ErrTimeout) {
+			return 0, hint.With(fmt.Errorf("creating slot %q on the %s server: %w after %s: %s", st.Name(), s.Side(), pg.ErrTimeout, bound, writing(ctx, s)),
+				"a transaction was writing on the "+string(s.Side())+" server: find out which (vacuum, ANALYZE, maintenance), then run the command again")
+		}
+		return 0, slotError(s, st, err, limit, bound, "")
+	}
+	return pglogrepl.ParseLSN(text)
+}
+
+// writingSQL lists the transactions that have an xid: what a slot waits for.
+// $1 is their least age in seconds.
+const writingSQL = `
+select coalesce(string_agg(format('session %s (%s, database %s, %s since %s): %s', pid, coalesce(usename, backend_type), datname, state,
+         to_char(xact_start, 'HH24:MI:SS'), left(query, 80)), '; '), '')
+  from pg_stat_activity
+ where backend_xid is not null and pid <> pg_backend_pid()
+   and coalesce(clock_timestamp() - xact_start, interval '0') >= $1 * interval '1 second'`
+
+// LongWriting names the transactions that have been writing for at least age,
+// in any database of the cluster; empty when there are none, or when this role
+// may not see them.
+func LongWriting(ctx context.Context, s *pg.Server, age time.Duration) (string, error) {
+	var text string
+	if err := s.Pool().QueryRow(ctx, writingSQL, age.Seconds()).Scan(&text); err != nil {
+		return "", fmt.Errorf("looking for transactions that write on the %s server: %w", s.Side(), err)
+	}
+	return text, nil
+}
+
+func writing(ctx context.Context, s *pg.Server) string {
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	text, err := LongWriting(limit, s, 0)
+	switch {
+	case err != nil:
+		return err.Error()
+	case text == "":
+		return "none is left now"
+	}
+	return text
+}
+
 // Lag is how far the subscriber is behind, as the publisher sees it.
 type Lag struct {
 	Connected bool          `json:"connected"` // a walsender streams from the slot
@@ -240,8 +300,8 @@ const replaySQL = `select coalesce(replay_lsn, '0/0')::text from pg_stat_replica
 
 // ReadLag measures the lag: the publisher's current position minus what the
 // subscriber has replayed; where rights hide that, minus what it confirmed.
-func ReadLag(ctx context.Context, s *pg.Server) (Lag, error) {
-	slot, err := ReadSlot(ctx, s)
+func ReadLag(ctx context.Context, s *pg.Server, st state.Stream) (Lag, error) {
+	slot, err := ReadSlot(ctx, s, st)
 	if err != nil {
 		return Lag{}, err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/pgcutover/pgcutover/internal/hint"
 	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/pgtest"
+	"github.com/pgcutover/pgcutover/internal/state"
 	"github.com/pgcutover/pgcutover/publisher"
 )
 
@@ -28,7 +29,7 @@ func TestSlotBehindALongTransaction(t *testing.T) {
 		}
 		var said []string
 		began := time.Now()
-		_, err := publisher.EnsureSlot(t.Context(), s.Server, 3*time.Second, func(text string) { said = append(said, text) })
+		_, err := publisher.EnsureSlot(t.Context(), s.Server, forward(s.Server), 3*time.Second, func(text string) { said = append(said, text) })
 		if took := time.Since(began); took > 13*time.Second {
 			t.Errorf("it gave up after %s", took)
 		}
@@ -45,7 +46,7 @@ func TestSlotBehindALongTransaction(t *testing.T) {
 		if _, err := conn.Exec(t.Context(), "commit"); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := publisher.EnsureSlot(t.Context(), s.Server, 30*time.Second, nil); err != nil {
+		if _, err := publisher.EnsureSlot(t.Context(), s.Server, forward(s.Server), 30*time.Second, nil); err != nil {
 			t.Error(err)
 		}
 	})
@@ -53,28 +54,28 @@ func TestSlotBehindALongTransaction(t *testing.T) {
 
 func TestSlotTwice(t *testing.T) {
 	eachMajor(t, func(t *testing.T, s *server) {
-		if _, err := publisher.ReadSlot(t.Context(), s.Server); !errors.Is(err, publisher.ErrNoSlot) {
+		if _, err := publisher.ReadSlot(t.Context(), s.Server, forward(s.Server)); !errors.Is(err, publisher.ErrNoSlot) {
 			t.Errorf("reading no slot: %v", err)
 		}
-		first, err := publisher.EnsureSlot(t.Context(), s.Server, 30*time.Second, nil)
+		first, err := publisher.EnsureSlot(t.Context(), s.Server, forward(s.Server), 30*time.Second, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		pgtest.Exec(t, s.url, insertSQL)
-		second, err := publisher.EnsureSlot(t.Context(), s.Server, 30*time.Second, nil)
+		second, err := publisher.EnsureSlot(t.Context(), s.Server, forward(s.Server), 30*time.Second, nil)
 		if err != nil || second != first || first == 0 {
 			t.Errorf("made at %s, adopted at %s, %v", first, second, err)
 		}
-		slot, err := publisher.ReadSlot(t.Context(), s.Server)
+		slot, err := publisher.ReadSlot(t.Context(), s.Server, forward(s.Server))
 		if err != nil || slot.Confirmed != first || slot.Active || slot.Plugin != "pgoutput" || slot.Retained() <= 0 {
 			t.Errorf("%+v, %v", slot, err)
 		}
-		lag, err := publisher.ReadLag(t.Context(), s.Server)
+		lag, err := publisher.ReadLag(t.Context(), s.Server, forward(s.Server))
 		if err != nil || lag.Connected || lag.Bytes <= 0 || lag.Retained < lag.Bytes {
 			t.Errorf("%+v, %v", lag, err)
 		}
 		for range 2 {
-			if err := publisher.DropSlot(t.Context(), s.Server, 5*time.Second); err != nil {
+			if err := publisher.DropSlot(t.Context(), s.Server, forward(s.Server), 5*time.Second); err != nil {
 				t.Error(err)
 			}
 		}
@@ -91,10 +92,10 @@ func TestDropSlotInUse(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := publisher.EnsurePublication(t.Context(), s.Server, tables); err != nil {
+		if err := publisher.EnsurePublication(t.Context(), s.Server, forward(s.Server), tables, 18); err != nil {
 			t.Fatal(err)
 		}
-		lsn, err := publisher.EnsureSlot(t.Context(), s.Server, 30*time.Second, nil)
+		lsn, err := publisher.EnsureSlot(t.Context(), s.Server, forward(s.Server), 30*time.Second, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -103,17 +104,17 @@ func TestDropSlotInUse(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close(context.WithoutCancel(t.Context()))
-		name := publisher.StreamName(s.Move())
+		name := state.FirstStream(s.Move()).Name()
 		err = pglogrepl.StartReplication(t.Context(), conn, name, lsn, pglogrepl.StartReplicationOptions{
 			Mode: pglogrepl.LogicalReplication, PluginArgs: []string{"proto_version '1'", "publication_names '" + name + "'"},
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if lag, err := publisher.ReadLag(t.Context(), s.Server); err != nil || !lag.Connected {
+		if lag, err := publisher.ReadLag(t.Context(), s.Server, forward(s.Server)); err != nil || !lag.Connected {
 			t.Errorf("%+v, %v, want a walsender", lag, err)
 		}
-		if err := publisher.DropSlot(t.Context(), s.Server, 20*time.Second); err != nil {
+		if err := publisher.DropSlot(t.Context(), s.Server, forward(s.Server), 20*time.Second); err != nil {
 			t.Fatal(err)
 		}
 		if n := pgtest.Value[int](t, s.url, slotsSQL); n != 0 {
@@ -133,11 +134,11 @@ func TestPublication(t *testing.T) {
 			t.Fatalf("in scope are %+v, %v, want %s", pairs(tables), err, want)
 		}
 		for range 2 {
-			if err := publisher.EnsurePublication(t.Context(), s.Server, tables); err != nil {
+			if err := publisher.EnsurePublication(t.Context(), s.Server, forward(s.Server), tables, 18); err != nil {
 				t.Fatal(err)
 			}
 		}
-		have, err := publisher.Published(t.Context(), s.Server)
+		have, err := publisher.Published(t.Context(), s.Server, forward(s.Server))
 		if missing, extra := publisher.Compare(tables, have); err != nil || len(missing)+len(extra) > 0 {
 			t.Errorf("published %v, %v", have, err)
 		}
@@ -145,15 +146,15 @@ func TestPublication(t *testing.T) {
 		if tables, err = publisher.Tables(t.Context(), s.Server, everything); err != nil {
 			t.Fatal(err)
 		}
-		err = publisher.EnsurePublication(t.Context(), s.Server, tables)
+		err = publisher.EnsurePublication(t.Context(), s.Server, forward(s.Server), tables, 18)
 		if err == nil || !strings.Contains(err.Error(), "public.n") || hint.Of(err) == "" {
 			t.Errorf("another list of tables: %v", err)
 		}
 		for range 2 {
-			if err := publisher.Mark(t.Context(), s.Server, 7); err != nil {
+			if err := publisher.Mark(t.Context(), s.Server, state.Forward, 7); err != nil {
 				t.Error(err)
 			}
-			if err := publisher.DropPublication(t.Context(), s.Server); err != nil {
+			if err := publisher.DropPublication(t.Context(), s.Server, forward(s.Server)); err != nil {
 				t.Error(err)
 			}
 		}
@@ -192,7 +193,7 @@ func TestSlotHalfMade(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			conn.Exec(dying, publisher.CreateSlotStatement(s.Move())).ReadAll() //nolint:errcheck // it is cut off
+			conn.Exec(dying, publisher.CreateSlotStatement(forward(s.Server))).ReadAll() //nolint:errcheck // it is cut off
 		}()
 		const workersSQL = `select coalesce(max(active_pid), 0) from pg_replication_slots where database = current_database()`
 		var dead int
@@ -202,7 +203,7 @@ func TestSlotHalfMade(t *testing.T) {
 		})
 		adopting := make(chan error, 1)
 		go func() {
-			_, err := publisher.EnsureSlot(t.Context(), s.Server, 30*time.Second, nil)
+			_, err := publisher.EnsureSlot(t.Context(), s.Server, forward(s.Server), 30*time.Second, nil)
 			adopting <- err
 		}()
 		until(t, "the half-made slot to go and another to be begun", func() bool {
@@ -217,7 +218,7 @@ func TestSlotHalfMade(t *testing.T) {
 		if err := <-adopting; err != nil {
 			t.Fatal(err)
 		}
-		if slot, err := publisher.ReadSlot(t.Context(), s.Server); err != nil || slot.Confirmed == 0 {
+		if slot, err := publisher.ReadSlot(t.Context(), s.Server, forward(s.Server)); err != nil || slot.Confirmed == 0 {
 			t.Errorf("%+v, %v", slot, err)
 		}
 	})

@@ -9,7 +9,6 @@ import (
 	"github.com/pgcutover/pgcutover/internal/pgserver"
 	"github.com/pgcutover/pgcutover/internal/pgtest"
 	"github.com/pgcutover/pgcutover/internal/state"
-	"github.com/pgcutover/pgcutover/subscriber"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
@@ -58,9 +57,12 @@ func newStream(t *testing.T, cluster *pgserver.Cluster) *stream {
 	for _, url := range []string{s.from, s.to} {
 		pgtest.Exec(t, url, `create table public.t (id integer primary key)`)
 	}
-	name := subscriber.Name(move)
+	name := state.FirstStream(move).Name()
 	pgtest.Exec(t, s.from, `insert into public.t select generate_series(1, 100)`,
 		`create publication `+name+` for table public.t, pgcutover.marker_forward, pgcutover.decision_forward`)
 	pgtest.Exec(t, s.from, `select pg_create_logical_replication_slot('`+name+`', 'pgoutput')`)
 	return s
 }
+
+// forward is the stream that start makes for the server's move.
+func forward(s *pg.Server) state.Stream { return state.FirstStream(s.Move()) }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pgcutover/pgcutover/internal/hint"
 	"github.com/pgcutover/pgcutover/internal/pg"
+	"github.com/pgcutover/pgcutover/internal/state"
 )
 
 // TableState is how far one table of the subscription is.
@@ -31,8 +32,8 @@ select n.nspname, c.relname, r.srsubstate::text
  order by n.nspname, c.relname`
 
 // States lists the tables of the subscription, ours included.
-func States(ctx context.Context, s *pg.Server) ([]TableState, error) {
-	rows, err := s.Pool().Query(ctx, statesSQL, Name(s.Move()))
+func States(ctx context.Context, s *pg.Server, st state.Stream) ([]TableState, error) {
+	rows, err := s.Pool().Query(ctx, statesSQL, st.Name())
 	if err != nil {
 		return nil, fmt.Errorf("reading the states of the subscription's tables: %w", err)
 	}
@@ -70,14 +71,14 @@ type Worker struct {
 }
 
 // ReadWorker reads the apply worker's position and error counts.
-func ReadWorker(ctx context.Context, s *pg.Server) (Worker, error) {
+func ReadWorker(ctx context.Context, s *pg.Server, st state.Stream) (Worker, error) {
 	var w Worker
-	err := s.Pool().QueryRow(ctx, workerSQL, Name(s.Move())).Scan(&w.PID, &w.Received, &w.LatestEnd, &w.LastMessage)
+	err := s.Pool().QueryRow(ctx, workerSQL, st.Name()).Scan(&w.PID, &w.Received, &w.LatestEnd, &w.LastMessage)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return w, fmt.Errorf("reading pg_stat_subscription: %w", err)
 	}
 	if s.Major() >= 15 {
-		err := s.Pool().QueryRow(ctx, errorsSQL, Name(s.Move())).Scan(&w.ApplyErrors, &w.SyncErrors)
+		err := s.Pool().QueryRow(ctx, errorsSQL, st.Name()).Scan(&w.ApplyErrors, &w.SyncErrors)
 		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 			return w, fmt.Errorf("reading pg_stat_subscription_stats: %w", err)
 		}
@@ -127,26 +128,26 @@ func Ready(states []TableState) (ready int) {
 // WaitReady waits until every table of the subscription is copied and follows
 // the stream. It has no bound of its own, since copying may take days: its
 // bound is ctx. When the workers keep failing it says so in the progress line.
-func WaitReady(ctx context.Context, s *pg.Server, progress func(string)) error {
+func WaitReady(ctx context.Context, s *pg.Server, st state.Stream, progress func(string)) error {
 	return pg.Wait(ctx, "all tables to be copied", 200*time.Millisecond, 0, progress, func(ctx context.Context) (bool, string, error) {
-		states, err := States(ctx, s)
+		states, err := States(ctx, s, st)
 		if err != nil {
 			return false, "", err
 		}
 		if len(states) == 0 {
-			return false, "", fmt.Errorf("subscription %q has no tables: %w", Name(s.Move()), ErrNone)
+			return false, "", fmt.Errorf("subscription %q has no tables: %w", st.Name(), ErrNone)
 		}
 		ready := Ready(states)
 		if ready == len(states) {
 			return true, "", nil
 		}
-		detail, err := describeCopy(ctx, s, ready, len(states))
+		detail, err := describeCopy(ctx, s, st, ready, len(states))
 		return false, detail, err
 	})
 }
 
-func describeCopy(ctx context.Context, s *pg.Server, ready, all int) (string, error) {
-	w, err := ReadWorker(ctx, s)
+func describeCopy(ctx context.Context, s *pg.Server, st state.Stream, ready, all int) (string, error) {
+	w, err := ReadWorker(ctx, s, st)
 	if err != nil {
 		return "", err
 	}
@@ -169,38 +170,60 @@ func describeCopy(ctx context.Context, s *pg.Server, ready, all int) (string, er
 	return b.String(), nil
 }
 
-const markerSQL = `select exists (select 1 from pgcutover.marker_forward where attempt = $1 and stream = 0)`
+const markerForwardSQL = `select exists (select 1 from pgcutover.marker_forward where attempt = $1 and stream = 0)`
+
+const markerBackSQL = `select exists (select 1 from pgcutover.marker_back where attempt = $1 and stream = 0)`
 
 // WaitMarker waits until the marker of an attempt is visible: commits are
 // applied in order, so everything committed before it is applied too.
-func WaitMarker(ctx context.Context, s *pg.Server, attempt int64, bound time.Duration, progress func(string)) error {
+func WaitMarker(ctx context.Context, s *pg.Server, d state.Direction, attempt int64, bound time.Duration, progress func(string)) error {
+	sql := markerForwardSQL
+	if d == state.Back {
+		sql = markerBackSQL
+	}
 	err := pg.Wait(ctx, fmt.Sprintf("marker %d to arrive on the %s server", attempt, s.Side()), time.Millisecond, bound, progress,
 		func(ctx context.Context) (bool, string, error) {
 			var here bool
-			err := s.Pool().QueryRow(ctx, markerSQL, attempt).Scan(&here)
+			err := s.Pool().QueryRow(ctx, sql, attempt).Scan(&here)
 			return here, "not yet", err
 		})
 	return hint.With(err, "see lag and apply errors with: pgcutover status; a large transaction may still be on its way")
 }
 
-// FlushMarkerSQL is the synchronous write that makes what was applied durable:
+// FlushForwardSQL is the synchronous write that makes what was applied durable:
 // apply itself commits asynchronously, and a crash of the subscriber would
 // lose rows that were visible a moment ago. It writes only if the marker is
 // visible, so that it proves nothing on a server that has just lost it.
-const FlushMarkerSQL = `
+const FlushForwardSQL = `
 insert into pgcutover.journal (list, run, seq, step, event)
 select 'marker', attempt, 1, 'drain', 'succeeded'
   from pgcutover.marker_forward
  where attempt = $1 and stream = 0
 on conflict (list, run, seq) do update set at = excluded.at`
 
+// FlushBackSQL is the same for a rollback.
+const FlushBackSQL = `
+insert into pgcutover.journal (list, run, seq, step, event)
+select 'marker', attempt, 1, 'drain', 'succeeded'
+  from pgcutover.marker_back
+ where attempt = $1 and stream = 0
+on conflict (list, run, seq) do update set at = excluded.at`
+
+// FlushSQL returns the one of a direction.
+func FlushSQL(d state.Direction) string {
+	if d == state.Back {
+		return FlushBackSQL
+	}
+	return FlushForwardSQL
+}
+
 // ErrMarkerLost means that the marker was visible and is not any more: the
 // server crashed in between.
 var ErrMarkerLost = errors.New("the marker is not there any more")
 
-// FlushMarker runs FlushMarkerSQL with a synchronous commit.
-func FlushMarker(ctx context.Context, s *pg.Server, attempt int64) error {
-	tag, err := s.Pool().Exec(ctx, FlushMarkerSQL, attempt)
+// FlushMarker runs FlushSQL with a synchronous commit.
+func FlushMarker(ctx context.Context, s *pg.Server, d state.Direction, attempt int64) error {
+	tag, err := s.Pool().Exec(ctx, FlushSQL(d), attempt)
 	if err != nil {
 		return fmt.Errorf("making marker %d durable on the %s server: %w", attempt, s.Side(), err)
 	}

@@ -16,18 +16,18 @@ func TestEventTriggersDoNotStopTheStream(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := subscriber.Ensure(t.Context(), s.Server, s.conninfo, owner); err != nil {
+		if err := subscriber.Ensure(t.Context(), s.Server, forward(s.Server), s.conninfo, owner); err != nil {
 			t.Fatal(err)
 		}
 		pgtest.Exec(t, s.to,
 			`create function public.refuse() returns event_trigger language plpgsql as 'begin raise exception ''no DDL here''; end'`,
 			`create event trigger refuse on ddl_command_start execute procedure public.refuse()`)
 		for _, enabled := range []bool{true, false} {
-			if err := subscriber.SetEnabled(t.Context(), s.Server, enabled); err != nil {
+			if err := subscriber.SetEnabled(t.Context(), s.Server, forward(s.Server), enabled); err != nil {
 				t.Error(err)
 			}
 		}
-		if _, err := subscriber.Drop(t.Context(), s.Server); err != nil {
+		if _, err := subscriber.Drop(t.Context(), s.Server, forward(s.Server)); err != nil {
 			t.Error(err)
 		}
 		pgtest.Exec(t, s.to, `drop event trigger refuse`)

@@ -18,11 +18,8 @@ import (
 
 	"github.com/pgcutover/pgcutover/internal/hint"
 	"github.com/pgcutover/pgcutover/internal/pg"
+	"github.com/pgcutover/pgcutover/internal/state"
 )
-
-// Name is what the forward stream's subscription is called; the publication
-// and the slot bear the same name.
-func Name(move string) string { return "pgcutover_" + move }
 
 // RoleName is the role that owns the subscription where the tool may make one.
 func RoleName(move string) string { return "pgcutover_" + move }
@@ -110,19 +107,30 @@ const (
 	options16 = `create_slot = false, enabled = false, copy_data = true, slot_name = '%s', streaming = parallel`
 )
 
+// wayBack10 to wayBack16 make a subscription that waits for its slot: nothing
+// to copy, since the publisher has all rows from here.
+const (
+	wayBack10 = `create_slot = false, enabled = false, copy_data = false, slot_name = none`
+	wayBack14 = `create_slot = false, enabled = false, copy_data = false, slot_name = none, streaming = on`
+	wayBack16 = `create_slot = false, enabled = false, copy_data = false, slot_name = none, streaming = parallel`
+)
+
 // CreateStatement returns the CREATE SUBSCRIPTION for a server's version, with
 // conninfo in place: pass a redacted one for the plan.
-func CreateStatement(s *pg.Server, conninfo string) string {
-	options := options10
+func CreateStatement(s *pg.Server, st state.Stream, conninfo string) string {
+	options := [3]string{options10, options14, options16}
+	if st.Attempt != 0 {
+		options = [3]string{wayBack10, wayBack14, wayBack16}
+	}
+	chosen := options[0]
 	switch {
 	case s.Major() >= 16:
-		options = options16
+		chosen = options[2]
 	case s.Major() >= 14:
-		options = options14
+		chosen = options[1]
 	}
-	name := Name(s.Move())
 	return fmt.Sprintf("create subscription %[1]s connection %[2]s publication %[1]s with (%[3]s)",
-		pgx.Identifier{name}.Sanitize(), literal(conninfo), fmt.Sprintf(options, name))
+		pgx.Identifier{st.Name()}.Sanitize(), literal(conninfo), strings.ReplaceAll(chosen, "%s", st.Name()))
 }
 
 // quiet are the settings of a session whose statements, one of which holds a
@@ -149,7 +157,7 @@ select oid, subenabled, coalesce(subslotname, '')
  where subname = $1
    and subdbid = (select oid from pg_database where datname = current_database())`
 
-// Subscription is the forward stream's subscription as the catalog shows it.
+// Subscription is a stream's subscription as the catalog shows it.
 type Subscription struct {
 	OID     uint32
 	Enabled bool
@@ -176,23 +184,61 @@ func OIDs(ctx context.Context, s *pg.Server) ([]int64, error) {
 var ErrNone = errors.New("the subscription does not exist")
 
 // Read looks the subscription up, or returns ErrNone.
-func Read(ctx context.Context, s *pg.Server) (Subscription, error) {
+func Read(ctx context.Context, s *pg.Server, st state.Stream) (Subscription, error) {
+	return read(ctx, s, st.Name())
+}
+
+func read(ctx context.Context, s *pg.Server, name string) (Subscription, error) {
 	var sub Subscription
-	err := s.Pool().QueryRow(ctx, subscriptionSQL, Name(s.Move())).Scan(&sub.OID, &sub.Enabled, &sub.Slot)
+	err := s.Pool().QueryRow(ctx, subscriptionSQL, name).Scan(&sub.OID, &sub.Enabled, &sub.Slot)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return sub, fmt.Errorf("subscription %q on the %s server: %w", Name(s.Move()), s.Side(), ErrNone)
+		return sub, fmt.Errorf("subscription %q on the %s server: %w", name, s.Side(), ErrNone)
 	}
 	if err != nil {
-		return sub, fmt.Errorf("reading subscription %q on the %s server: %w", Name(s.Move()), s.Side(), err)
+		return sub, fmt.Errorf("reading subscription %q on the %s server: %w", name, s.Side(), err)
 	}
 	return sub, nil
+}
+
+const namesSQL = `
+select subname
+  from pg_subscription
+ where subname ~ $1
+   and subdbid = (select oid from pg_database where datname = current_database())
+ order by subname`
+
+// DropAll removes every subscription of the server's move except keep,
+// whichever attempt made it, and returns their OIDs.
+func DropAll(ctx context.Context, s *pg.Server, keep string) ([]uint32, error) {
+	rows, err := s.Pool().Query(ctx, namesSQL, state.StreamPattern(s.Move()))
+	if err != nil {
+		return nil, fmt.Errorf("listing the subscriptions of the %s server: %w", s.Side(), err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("listing the subscriptions of the %s server: %w", s.Side(), err)
+	}
+	var oids []uint32
+	for _, name := range names {
+		if name == keep {
+			continue
+		}
+		oid, err := drop(ctx, s, name)
+		if oid != 0 {
+			oids = append(oids, oid)
+		}
+		if err != nil {
+			return oids, err
+		}
+	}
+	return oids, nil
 }
 
 // Ensure makes the subscription, disabled and owned by owner, unless it
 // exists. conninfo is how this server reaches the publisher; it holds the
 // password and stays out of every error and, for a superuser, of the log.
-func Ensure(ctx context.Context, s *pg.Server, conninfo, owner string) error {
-	if _, err := Read(ctx, s); err == nil || !errors.Is(err, ErrNone) {
+func Ensure(ctx context.Context, s *pg.Server, st state.Stream, conninfo, owner string) error {
+	if _, err := Read(ctx, s, st); err == nil || !errors.Is(err, ErrNone) {
 		return err
 	}
 	super, err := isSuperuser(ctx, s)
@@ -209,23 +255,23 @@ func Ensure(ctx context.Context, s *pg.Server, conninfo, owner string) error {
 	}
 	defer pg.Close(ctx, conn)
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, CreateStatement(s, conninfo)); err != nil {
+		if _, err := tx.Exec(ctx, CreateStatement(s, st, conninfo)); err != nil {
 			return err
 		}
 		if owner == s.User() {
 			return nil
 		}
-		_, err := tx.Exec(ctx, OwnerSQL(s.Move(), owner))
+		_, err := tx.Exec(ctx, OwnerSQL(st, owner))
 		return err
 	})
 	if err != nil {
-		return createError(s, pg.Redact(s.Redacted(err), conninfo))
+		return createError(s, st, pg.Redact(s.Redacted(err), conninfo))
 	}
 	return nil
 }
 
-func createError(s *pg.Server, err error) error {
-	err = fmt.Errorf("creating subscription %q on the %s server: %w", Name(s.Move()), s.Side(), err)
+func createError(s *pg.Server, st state.Stream, err error) error {
+	err = fmt.Errorf("creating subscription %q on the %s server: %w", st.Name(), s.Side(), err)
 	switch {
 	case pg.IsCode(err, pg.InsufficientPrivilege) && s.Major() >= 16:
 		return hint.With(err, fmt.Sprintf("GRANT pg_create_subscription TO %s; GRANT CREATE ON DATABASE %s TO %[1]s; (on the %s server)",
@@ -233,32 +279,32 @@ func createError(s *pg.Server, err error) error {
 	case pg.IsCode(err, pg.InsufficientPrivilege):
 		return hint.With(err, "before 16 only a superuser may create subscriptions (managed services have a role for it)")
 	case pg.IsCode(err, pg.ConnectionFailure):
-		return hint.With(err, "the new server cannot reach the old one with these parameters: set old.peer_url to an address that it can reach, and let it in with pg_hba.conf; run: pgcutover check")
+		return hint.With(err, fmt.Sprintf("the %s server cannot reach the %[2]s one with these parameters: set %[2]s.peer_url to an address that it can reach, and let it in with pg_hba.conf; run: pgcutover check", s.Side(), s.Side().Other()))
 	}
 	return err
 }
 
 // OwnerSQL gives the subscription to the role that owns it.
-func OwnerSQL(move, owner string) string {
-	return fmt.Sprintf("alter subscription %s owner to %s", pgx.Identifier{Name(move)}.Sanitize(), pgx.Identifier{owner}.Sanitize())
+func OwnerSQL(st state.Stream, owner string) string {
+	return fmt.Sprintf("alter subscription %s owner to %s", pgx.Identifier{st.Name()}.Sanitize(), pgx.Identifier{owner}.Sanitize())
 }
 
 // EnableSQL starts the apply worker.
-func EnableSQL(move string) string {
-	return "alter subscription " + pgx.Identifier{Name(move)}.Sanitize() + " enable"
+func EnableSQL(st state.Stream) string {
+	return "alter subscription " + pgx.Identifier{st.Name()}.Sanitize() + " enable"
 }
 
 // DisableSQL stops the apply worker.
-func DisableSQL(move string) string {
-	return "alter subscription " + pgx.Identifier{Name(move)}.Sanitize() + " disable"
+func DisableSQL(st state.Stream) string {
+	return "alter subscription " + pgx.Identifier{st.Name()}.Sanitize() + " disable"
 }
 
 // SetEnabled starts or stops the apply worker. On 15 and earlier a start may
 // take up to wal_retrieve_retry_interval, 5 s by default.
-func SetEnabled(ctx context.Context, s *pg.Server, enabled bool) error {
-	sql := DisableSQL(s.Move())
+func SetEnabled(ctx context.Context, s *pg.Server, st state.Stream, enabled bool) error {
+	sql := DisableSQL(st)
 	if enabled {
-		sql = EnableSQL(s.Move())
+		sql = EnableSQL(st)
 	}
 	if err := alter(ctx, s, sql); err != nil {
 		return fmt.Errorf("running %q on the %s server: %w", sql, s.Side(), err)
@@ -302,11 +348,34 @@ select count(*)
   from pg_stat_subscription
  where subname = $1 and pid is not null`
 
+// ConnectSQL gives a way back its slot.
+func ConnectSQL(st state.Stream) string {
+	return fmt.Sprintf("alter subscription %[1]s set (slot_name = '%[1]s')", st.Name())
+}
+
+// Connect gives a way back its slot, which stands on the publisher by now, and
+// starts its apply worker.
+func Connect(ctx context.Context, s *pg.Server, st state.Stream) error {
+	sub, err := Read(ctx, s, st)
+	if err != nil {
+		return err
+	}
+	if sub.Slot == "" {
+		if err := alter(ctx, s, ConnectSQL(st)); err != nil {
+			return fmt.Errorf("running %q on the %s server: %w", ConnectSQL(st), s.Side(), err)
+		}
+	}
+	if sub.Enabled {
+		return nil
+	}
+	return SetEnabled(ctx, s, st, true)
+}
+
 // WaitStopped waits until no worker of the subscription is left.
-func WaitStopped(ctx context.Context, s *pg.Server, bound time.Duration) error {
+func WaitStopped(ctx context.Context, s *pg.Server, st state.Stream, bound time.Duration) error {
 	return pg.Wait(ctx, "the apply workers to stop", 20*time.Millisecond, bound, nil, func(ctx context.Context) (bool, string, error) {
 		var n int
-		if err := s.Pool().QueryRow(ctx, workersSQL, Name(s.Move())).Scan(&n); err != nil {
+		if err := s.Pool().QueryRow(ctx, workersSQL, st.Name()).Scan(&n); err != nil {
 			return false, "", err
 		}
 		return n == 0, fmt.Sprintf("%d still run", n), nil
@@ -315,8 +384,10 @@ func WaitStopped(ctx context.Context, s *pg.Server, bound time.Duration) error {
 
 // DropStatements detach the subscription from its slot and drop it: that
 // works whether or not the publisher can be reached.
-func DropStatements(move string) []string {
-	name := pgx.Identifier{Name(move)}.Sanitize()
+func DropStatements(st state.Stream) []string { return dropStatements(st.Name()) }
+
+func dropStatements(name string) []string {
+	name = pgx.Identifier{name}.Sanitize()
 	return []string{
 		"alter subscription " + name + " disable",
 		"alter subscription " + name + " set (slot_name = none)",
@@ -327,15 +398,19 @@ func DropStatements(move string) []string {
 // Drop removes the subscription, if it is there, and leaves the slot to the
 // publisher. It returns the subscription's OID, by which its table
 // synchronization slots are called, 0 when there was none.
-func Drop(ctx context.Context, s *pg.Server) (uint32, error) {
-	sub, err := Read(ctx, s)
+func Drop(ctx context.Context, s *pg.Server, st state.Stream) (uint32, error) {
+	return drop(ctx, s, st.Name())
+}
+
+func drop(ctx context.Context, s *pg.Server, name string) (uint32, error) {
+	sub, err := read(ctx, s, name)
 	if errors.Is(err, ErrNone) {
 		return 0, nil
 	}
 	if err != nil {
 		return 0, err
 	}
-	for _, sql := range DropStatements(s.Move()) {
+	for _, sql := range dropStatements(name) {
 		if err := alter(ctx, s, sql); err != nil {
 			return sub.OID, fmt.Errorf("running %q on the %s server: %w", sql, s.Side(), s.Redacted(err))
 		}

@@ -26,7 +26,7 @@ select coalesce(string_agg(x, ','), 'none')
 func TestSubscription(t *testing.T) {
 	eachMajor(t, func(t *testing.T, s *stream) {
 		ctx := t.Context()
-		if _, err := subscriber.Read(ctx, s.Server); !errors.Is(err, subscriber.ErrNone) {
+		if _, err := subscriber.Read(ctx, s.Server, forward(s.Server)); !errors.Is(err, subscriber.ErrNone) {
 			t.Errorf("reading none: %v", err)
 		}
 		var owner string
@@ -35,46 +35,46 @@ func TestSubscription(t *testing.T) {
 			if owner, err = subscriber.EnsureRole(ctx, s.Server); err != nil || owner != subscriber.RoleName(s.Move()) {
 				t.Fatalf("role %q, %v", owner, err)
 			}
-			if err := subscriber.Ensure(ctx, s.Server, s.conninfo, owner); err != nil {
+			if err := subscriber.Ensure(ctx, s.Server, forward(s.Server), s.conninfo, owner); err != nil {
 				t.Fatal(err)
 			}
 		}
 		if got := pgtest.Value[string](t, s.to, roleSettingSQL, owner); got != "default_transaction_read_only=off" {
 			t.Errorf("the role's setting is %s", got)
 		}
-		if got := pgtest.Value[string](t, s.to, `select pg_get_userbyid(subowner)::text from pg_subscription where subname = $1`, subscriber.Name(s.Move())); got != owner {
+		if got := pgtest.Value[string](t, s.to, `select pg_get_userbyid(subowner)::text from pg_subscription where subname = $1`, state.FirstStream(s.Move()).Name()); got != owner {
 			t.Errorf("the subscription belongs to %s", got)
 		}
-		sub, err := subscriber.Read(ctx, s.Server)
-		if err != nil || sub.Enabled || sub.Slot != subscriber.Name(s.Move()) || sub.OID == 0 {
+		sub, err := subscriber.Read(ctx, s.Server, forward(s.Server))
+		if err != nil || sub.Enabled || sub.Slot != state.FirstStream(s.Move()).Name() || sub.OID == 0 {
 			t.Errorf("%+v, %v, want it disabled", sub, err)
 		}
-		if w, err := subscriber.ReadWorker(ctx, s.Server); err != nil || w.PID != 0 {
+		if w, err := subscriber.ReadWorker(ctx, s.Server, forward(s.Server)); err != nil || w.PID != 0 {
 			t.Errorf("%+v, %v, want no worker", w, err)
 		}
 		for range 2 {
-			if err := subscriber.SetEnabled(ctx, s.Server, true); err != nil {
+			if err := subscriber.SetEnabled(ctx, s.Server, forward(s.Server), true); err != nil {
 				t.Fatal(err)
 			}
 		}
 		limit, cancel := context.WithTimeout(ctx, 60*time.Second)
 		defer cancel()
-		if err := subscriber.WaitReady(limit, s.Server, nil); err != nil {
+		if err := subscriber.WaitReady(limit, s.Server, forward(s.Server), nil); err != nil {
 			t.Fatal(err)
 		}
 		s.marks(t)
 		for range 2 {
-			if err := subscriber.SetEnabled(ctx, s.Server, false); err != nil {
+			if err := subscriber.SetEnabled(ctx, s.Server, forward(s.Server), false); err != nil {
 				t.Fatal(err)
 			}
-			if err := subscriber.WaitStopped(ctx, s.Server, 20*time.Second); err != nil {
+			if err := subscriber.WaitStopped(ctx, s.Server, forward(s.Server), 20*time.Second); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if oid, err := subscriber.Drop(ctx, s.Server); err != nil || oid != sub.OID {
+		if oid, err := subscriber.Drop(ctx, s.Server, forward(s.Server)); err != nil || oid != sub.OID {
 			t.Errorf("dropped %d, %v", oid, err)
 		}
-		if oid, err := subscriber.Drop(ctx, s.Server); err != nil || oid != 0 {
+		if oid, err := subscriber.Drop(ctx, s.Server, forward(s.Server)); err != nil || oid != 0 {
 			t.Errorf("dropped again %d, %v", oid, err)
 		}
 		for range 2 {
@@ -82,8 +82,8 @@ func TestSubscription(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		pgtest.Exec(t, s.from, `select pg_drop_replication_slot('`+subscriber.Name(s.Move())+`')`)
-		left, err := state.Leftovers(ctx, s.Server, sub.OID)
+		pgtest.Exec(t, s.from, `select pg_drop_replication_slot('`+state.FirstStream(s.Move()).Name()+`')`)
+		left, err := state.Leftovers(ctx, s.Server, []uint32{sub.OID})
 		if want := "[schema pgcutover]"; err != nil || fmt.Sprint(left) != want {
 			t.Errorf("left: %v, %v, want only %s", left, err, want)
 		}
@@ -93,26 +93,26 @@ func TestSubscription(t *testing.T) {
 // marks sends a marker through the stream.
 func (s *stream) marks(t *testing.T) {
 	t.Helper()
-	if err := subscriber.FlushMarker(t.Context(), s.Server, 7); !errors.Is(err, subscriber.ErrMarkerLost) {
+	if err := subscriber.FlushMarker(t.Context(), s.Server, state.Forward, 7); !errors.Is(err, subscriber.ErrMarkerLost) {
 		t.Errorf("flushing a marker that is not there: %v", err)
 	}
-	err := subscriber.WaitMarker(t.Context(), s.Server, 7, 100*time.Millisecond, nil)
+	err := subscriber.WaitMarker(t.Context(), s.Server, state.Forward, 7, 100*time.Millisecond, nil)
 	if !errors.Is(err, pg.ErrTimeout) || hint.Of(err) == "" {
 		t.Errorf("waiting for it: %v", err)
 	}
 	pgtest.Exec(t, s.from, `insert into public.t values (101); insert into pgcutover.marker_forward (attempt, stream) values (7, 0)`)
-	if err := subscriber.WaitMarker(t.Context(), s.Server, 7, 30*time.Second, nil); err != nil {
+	if err := subscriber.WaitMarker(t.Context(), s.Server, state.Forward, 7, 30*time.Second, nil); err != nil {
 		t.Fatal(err)
 	}
 	if n := pgtest.Value[int](t, s.to, `select count(*) from public.t`); n != 101 {
 		t.Errorf("%d rows came with the marker, want 101", n)
 	}
 	for range 2 {
-		if err := subscriber.FlushMarker(t.Context(), s.Server, 7); err != nil {
+		if err := subscriber.FlushMarker(t.Context(), s.Server, state.Forward, 7); err != nil {
 			t.Error(err)
 		}
 	}
-	if err := subscriber.FlushMarker(t.Context(), s.Server, 8); !errors.Is(err, subscriber.ErrMarkerLost) {
+	if err := subscriber.FlushMarker(t.Context(), s.Server, state.Forward, 8); !errors.Is(err, subscriber.ErrMarkerLost) {
 		t.Errorf("flushing another attempt's marker: %v", err)
 	}
 }
@@ -139,14 +139,14 @@ func TestPasswordStaysSecret(t *testing.T) {
 				t.Fatalf("the conninfo's password is %q", pg.Keyword(secret, "password"))
 			}
 			unreachable := strings.Replace(secret, fmt.Sprintf("port='%d'", cluster.Port()), "port='1'", 1)
-			err := subscriber.Ensure(t.Context(), s.Server, unreachable, "postgres")
+			err := subscriber.Ensure(t.Context(), s.Server, forward(s.Server), unreachable, "postgres")
 			if err == nil {
 				t.Fatal("a subscription to nowhere was made")
 			}
 			if text := err.Error() + hint.Of(err); strings.Contains(text, "s3cr3t") {
 				t.Errorf("the error tells the password: %s", text)
 			}
-			if err := subscriber.Ensure(t.Context(), s.Server, secret, "postgres"); err != nil {
+			if err := subscriber.Ensure(t.Context(), s.Server, forward(s.Server), secret, "postgres"); err != nil {
 				t.Fatal(err)
 			}
 			// What the server has logged before is in the file when it has answered.
@@ -165,7 +165,7 @@ func TestPasswordStaysSecret(t *testing.T) {
 					t.Errorf("the log tells the password: %s", line)
 				}
 			}
-			if _, err := subscriber.Drop(t.Context(), s.Server); err != nil {
+			if _, err := subscriber.Drop(t.Context(), s.Server, forward(s.Server)); err != nil {
 				t.Error(err)
 			}
 		})

@@ -31,6 +31,8 @@ type Options struct {
 	Hooks            traffic.Hooks
 	WALWarn          int64 // bytes of retained WAL that status warns about, 0 for never
 	FailoverPaused   bool  // the operator has paused the failover of old's standbys
+	// Watch starts the watchdog of the poolers' pause; see cutover.Cutover.
+	Watch func(ctx context.Context, w cutover.Watched) (stop func(), err error)
 }
 
 // Endpoint is how one server is reached.
@@ -108,6 +110,26 @@ func (m *Move) NewCutover(ctx context.Context) (*cutover.Cutover, error) {
 	return m.cutover(*recorded), nil
 }
 
+// NewRollback returns the cutover in the other direction: from new to old,
+// through the stream that the cutover left behind. leaveBehind accepts that what
+// was made on new since and is not in that stream stays there; see NotGoingBack.
+func (m *Move) NewRollback(ctx context.Context, leaveBehind bool) (*cutover.Cutover, error) {
+	recorded, err := state.Verify(ctx, m.Options.Name, m.Old, m.New)
+	if err != nil {
+		return nil, err
+	}
+	c := m.rollback(*recorded)
+	c.Settings.LeaveBehind = leaveBehind
+	c.Gates = func(ctx context.Context) error { return m.gatesTo(ctx, state.Back, leaveBehind) }
+	return c, nil
+}
+
+func (m *Move) rollback(recorded state.Move) *cutover.Cutover {
+	c := m.cutover(recorded)
+	c.Direction = state.Back
+	return c
+}
+
 func (m *Move) cutover(recorded state.Move) *cutover.Cutover {
 	settings := m.Options.Cutover
 	settings.Margin = m.Options.Margin
@@ -116,7 +138,8 @@ func (m *Move) cutover(recorded state.Move) *cutover.Cutover {
 	return &cutover.Cutover{
 		Old: m.Old, New: m.New, Move: recorded, Settings: settings,
 		Drivers: m.Options.Traffic, Hooks: m.Options.Hooks, Observer: m.Observer,
-		Gates: m.gates,
+		Direction: state.Forward, Watch: m.Options.Watch,
+		Gates: func(ctx context.Context) error { return m.gatesTo(ctx, state.Forward, false) },
 	}
 }
 
@@ -137,13 +160,18 @@ const syncWorkers = 2
 func (m *Move) pair() *preflight.Pair {
 	return &preflight.Pair{
 		Old: m.Old, New: m.New, Scope: m.scope,
-		Settings: preflight.Settings{SyncWorkers: syncWorkers, FailoverPaused: m.Options.FailoverPaused},
+		Settings: preflight.Settings{SyncWorkers: syncWorkers, FailoverPaused: m.Options.FailoverPaused, Rollback: m.Options.Cutover.WayBack},
 	}
 }
 
-// gates are the preflight checks that the cutover repeats.
-func (m *Move) gates(ctx context.Context) error {
-	report, err := preflight.Run(ctx, m.pair(), preflight.Gates(), checkJobs)
+// gatesTo are the preflight checks that a cutover and a rollback repeat, with
+// the roles of the servers in that direction.
+func (m *Move) gatesTo(ctx context.Context, d state.Direction, leaveBehind bool) error {
+	pair := m.pair()
+	if d == state.Back {
+		pair.Old, pair.New = m.New, m.Old
+	}
+	report, err := preflight.Run(ctx, pair, preflight.Gates(), checkJobs)
 	if err != nil {
 		return err
 	}
@@ -151,8 +179,10 @@ func (m *Move) gates(ctx context.Context) error {
 	for _, f := range report.Blockers() {
 		errs = append(errs, blocker(f))
 	}
-	if err := m.schemaGate(ctx); err != nil {
-		errs = append(errs, err)
+	if !leaveBehind {
+		if err := m.schemaGate(ctx); err != nil {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }

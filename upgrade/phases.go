@@ -35,6 +35,9 @@ type start struct {
 	recorded state.Move
 }
 
+// first is the stream that start makes.
+func (m *Move) first() state.Stream { return state.FirstStream(m.Options.Name) }
+
 func (s *start) phases() []step.Step {
 	return []step.Step{
 		{
@@ -59,10 +62,10 @@ func (s *start) phases() []step.Step {
 		{
 			Name: "index", About: "restore the rest of the schema on new: indexes, foreign keys, triggers, views", Bound: long,
 			Do: s.index, Statements: step.Fixed(
-				step.Statement{Server: "new", SQL: subscriber.DisableSQL(s.Options.Name)},
+				step.Statement{Server: "new", SQL: subscriber.DisableSQL(s.first())},
 				step.Statement{Server: "new", SQL: "-- pg_restore: post-data"},
 				s.attachStatement(),
-				step.Statement{Server: "new", SQL: subscriber.EnableSQL(s.Options.Name)}),
+				step.Statement{Server: "new", SQL: subscriber.EnableSQL(s.first())}),
 		},
 		{Name: "catch-up", About: "wait until new is close behind old", Bound: long, Do: s.catchUp},
 		{
@@ -102,6 +105,13 @@ func (m *Move) Start(soft, hard context.Context, until string) (preflight.Report
 		recorded, err := m.record(ctx)
 		if err != nil {
 			return err
+		}
+		pos, err := state.Locate(ctx, m.Old, m.New)
+		if err != nil {
+			return err
+		}
+		if pos.Forward != 0 {
+			return hint.With(errors.New("this move has been cut over: there is nothing left to start"), "run: pgcutover status")
 		}
 		s := &start{Move: m, recorded: *recorded}
 		return s.run(ctx, hard, until)
@@ -273,10 +283,10 @@ func (s *start) publish(ctx context.Context) (any, error) {
 	if len(tables) == 0 {
 		return nil, hint.With(errors.New("no table is in scope: there is nothing to move"), "look at tables.include and tables.exclude")
 	}
-	if err := publisher.EnsurePublication(ctx, s.Old, tables); err != nil {
+	if err := publisher.EnsurePublication(ctx, s.Old, s.first(), tables, s.New.Major()); err != nil {
 		return nil, err
 	}
-	lsn, err := publisher.EnsureSlot(ctx, s.Old, 20*time.Minute, func(text string) { step.Progress(ctx, "%s", text) })
+	lsn, err := publisher.EnsureSlot(ctx, s.Old, s.first(), 20*time.Minute, func(text string) { step.Progress(ctx, "%s", text) })
 	if err != nil {
 		return nil, err
 	}
@@ -291,8 +301,8 @@ func (s *start) publishStatements() ([]step.Statement, error) {
 		return nil, err
 	}
 	return []step.Statement{
-		{Server: "old", SQL: publisher.CreatePublicationSQL(s.Options.Name, tables)},
-		{Server: "old", SQL: publisher.CreateSlotStatement(s.Options.Name), Why: "over the replication protocol"},
+		{Server: "old", SQL: publisher.CreatePublicationSQL(s.first(), tables, s.New.Major())},
+		{Server: "old", SQL: publisher.CreateSlotStatement(s.first()), Why: "over the replication protocol"},
 	}, nil
 }
 
@@ -305,25 +315,36 @@ func (s *start) subscribe(ctx context.Context) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := subscriber.Ensure(ctx, s.New, conninfo, owner); err != nil {
+	if s.Options.Cutover.WayBack {
+		if _, err := subscriber.EnsureRole(ctx, s.Old); err != nil {
+			return nil, hint.With(err, "this is for the way back; a move without one sets rollback.keep: false")
+		}
+	}
+	if err := subscriber.Ensure(ctx, s.New, s.first(), conninfo, owner); err != nil {
 		return nil, err
 	}
-	return nil, subscriber.SetEnabled(ctx, s.New, true)
+	return nil, subscriber.SetEnabled(ctx, s.New, s.first(), true)
 }
 
 func (s *start) subscribeStatements() ([]step.Statement, error) {
 	name := s.Options.Name
-	return []step.Statement{
+	var out []step.Statement
+	if s.Options.Cutover.WayBack {
+		out = append(out,
+			step.Statement{Server: "old", SQL: subscriber.CreateRoleSQL(name), Why: "for the way back; only when the tool is a superuser"},
+			step.Statement{Server: "old", SQL: subscriber.RoleSettingSQL(subscriber.RoleName(name), s.Old.Database())})
+	}
+	return append(out, []step.Statement{
 		{Server: "new", SQL: subscriber.CreateRoleSQL(name), Why: "only when the tool is a superuser; else its own role owns the subscription"},
 		{Server: "new", SQL: subscriber.RoleSettingSQL(subscriber.RoleName(name), s.New.Database()), Why: "triggers in apply workers may write"},
-		{Server: "new", SQL: subscriber.CreateStatement(s.New, "<connection to old>")},
-		{Server: "new", SQL: subscriber.OwnerSQL(name, subscriber.RoleName(name)), Why: "in the same transaction; only when that role was made"},
-		{Server: "new", SQL: subscriber.EnableSQL(name)},
-	}, nil
+		{Server: "new", SQL: subscriber.CreateStatement(s.New, s.first(), "<connection to old>")},
+		{Server: "new", SQL: subscriber.OwnerSQL(s.first(), subscriber.RoleName(name)), Why: "in the same transaction; only when that role was made"},
+		{Server: "new", SQL: subscriber.EnableSQL(s.first())},
+	}...), nil
 }
 
 func (s *start) copy(ctx context.Context) (any, error) {
-	return nil, subscriber.WaitReady(ctx, s.New, func(text string) { step.Progress(ctx, "%s", text) })
+	return nil, subscriber.WaitReady(ctx, s.New, s.first(), func(text string) { step.Progress(ctx, "%s", text) })
 }
 
 // index stops the apply worker meanwhile: building indexes and foreign keys
@@ -337,7 +358,7 @@ func (s *start) index(ctx context.Context) (any, error) {
 }
 
 func (s *start) restorePostData(ctx context.Context) (err error) {
-	if err := subscriber.SetEnabled(ctx, s.New, false); err != nil {
+	if err := subscriber.SetEnabled(ctx, s.New, s.first(), false); err != nil {
 		return err
 	}
 	// Whatever happens: the stream must not stand still, and retain WAL, while
@@ -345,9 +366,9 @@ func (s *start) restorePostData(ctx context.Context) (err error) {
 	defer func() {
 		again, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
-		err = errors.Join(err, subscriber.SetEnabled(again, s.New, true))
+		err = errors.Join(err, subscriber.SetEnabled(again, s.New, s.first(), true))
 	}()
-	if err := subscriber.WaitStopped(ctx, s.New, time.Minute); err != nil {
+	if err := subscriber.WaitStopped(ctx, s.New, s.first(), time.Minute); err != nil {
 		return err
 	}
 	return s.restore(ctx, schema.PostData)
@@ -362,7 +383,7 @@ func (s *start) catchUp(ctx context.Context) (any, error) {
 	err := pg.Wait(ctx, "the new server to catch up", 200*time.Millisecond, 0, func(text string) { step.Progress(ctx, "%s", text) },
 		func(ctx context.Context) (bool, string, error) {
 			var err error
-			if lag, err = publisher.ReadLag(ctx, s.Old); err != nil {
+			if lag, err = publisher.ReadLag(ctx, s.Old, s.first()); err != nil {
 				return false, "", err
 			}
 			if !lag.Connected {

@@ -12,6 +12,7 @@ import (
 type Plan struct {
 	Start    []step.Entry `json:"start"`
 	Cutover  []step.Entry `json:"cutover"`
+	Rollback []step.Entry `json:"rollback"`
 	Complete []step.Entry `json:"complete"`
 	Abort    []step.Entry `json:"abort"`
 }
@@ -31,6 +32,7 @@ func (m *Move) Plan(ctx context.Context) (Plan, error) {
 	}{
 		{&p.Start, m.Phases()},
 		{&p.Cutover, m.cutover(*recorded).Steps()},
+		{&p.Rollback, m.rollback(*recorded).Steps()},
 		{&p.Complete, r.CompleteSteps()},
 		{&p.Abort, r.AbortSteps()},
 	} {

@@ -41,9 +41,9 @@ type RemoveOptions struct {
 // remover is one run of Abort or Complete.
 type remover struct {
 	*Move
-	options      RemoveOptions
-	subscription uint32 // OID that the subscription had
-	newSystem    string // system identifier of new, for its table synchronization slots
+	options       RemoveOptions
+	subscriptions map[pg.Side][]uint32 // OIDs that the subscriptions had
+	systems       map[pg.Side]string   // system identifiers, for table synchronization slots
 	// seen is the attempt that had the turn on old when Abort looked; nil when
 	// old has no state, and for Complete.
 	seen *int64
@@ -53,7 +53,7 @@ type remover struct {
 }
 
 func newRemover(m *Move, o RemoveOptions) *remover {
-	return &remover{Move: m, options: o, known: map[pg.Side]bool{}}
+	return &remover{Move: m, options: o, known: map[pg.Side]bool{}, subscriptions: map[pg.Side][]uint32{}, systems: map[pg.Side]string{}}
 }
 
 // Abort removes all that the move has made on both servers, before a cutover,
@@ -158,7 +158,7 @@ func (r *remover) ownState(ctx context.Context) (map[pg.Side]*state.Move, error)
 		}
 		found[s.Side()] = m
 		r.known[s.Side()] = true
-		r.newSystem = m.New.System
+		r.systems[pg.Old], r.systems[pg.New] = m.Old.System, m.New.System
 	}
 	return found, nil
 }
@@ -200,21 +200,22 @@ func (r *remover) CompleteSteps() []step.Step {
 }
 
 func (r *remover) streamSteps() []step.Step {
-	name := r.Options.Name
-	var steps []step.Step
-	if !r.options.OldOnly {
-		var drop []step.Statement
-		for _, sql := range subscriber.DropStatements(name) {
-			drop = append(drop, step.Statement{Server: "new", SQL: sql})
+	first := state.FirstStream(r.Options.Name)
+	var subscriptions, streams []step.Statement
+	for _, s := range r.servers() {
+		side := string(s.Side())
+		why := "and of every attempt's way back: " + first.Name() + "_<attempt>"
+		for _, sql := range subscriber.DropStatements(first) {
+			subscriptions = append(subscriptions, step.Statement{Server: side, SQL: sql, Why: why})
 		}
-		steps = append(steps, step.Step{Name: "subscription", About: "drop the subscription on new", Bound: time.Minute, Do: r.dropSubscription, Statements: step.Fixed(drop...)})
+		streams = append(streams,
+			step.Statement{Server: side, SQL: "select pg_drop_replication_slot('" + first.Name() + "')", Why: why},
+			step.Statement{Server: side, SQL: publisher.DropPublicationSQL(first), Why: why})
 	}
-	return append(steps, step.Step{
-		Name: "stream", About: "drop the slot and the publication on old", Bound: 2 * time.Minute, Do: r.dropStream,
-		Statements: step.Fixed(
-			step.Statement{Server: "old", SQL: "select pg_drop_replication_slot('" + publisher.StreamName(name) + "')"},
-			step.Statement{Server: "old", SQL: publisher.DropPublicationSQL(name)}),
-	})
+	return []step.Step{
+		{Name: "subscription", About: "drop the subscriptions on both servers", Bound: time.Minute, Do: r.dropSubscriptions, Statements: step.Fixed(subscriptions...)},
+		{Name: "stream", About: "drop the slots and the publications on both servers", Bound: 4 * time.Minute, Do: r.dropStreams, Statements: step.Fixed(streams...)},
+	}
 }
 
 func (r *remover) lastSteps(keepFence bool) []step.Step {
@@ -233,37 +234,49 @@ func (r *remover) lastSteps(keepFence bool) []step.Step {
 	return []step.Step{
 		fences,
 		{
-			Name: "state", About: "drop the subscription's role and schema pgcutover", Bound: time.Minute, Do: r.dropState,
-			Statements: step.Fixed(step.Statement{Server: "new", SQL: "drop role " + pgx.Identifier{subscriber.RoleName(name)}.Sanitize()},
+			Name: "state", About: "drop the subscriptions' role and schema pgcutover", Bound: time.Minute, Do: r.dropState,
+			Statements: step.Fixed(step.Statement{Server: "both", SQL: "drop role " + pgx.Identifier{subscriber.RoleName(name)}.Sanitize(), Why: "where it was made"},
 				step.Statement{Server: "both", SQL: state.DropSQL}),
 		},
 		{Name: "proof", About: "look on both servers for anything of the move", Bound: time.Minute, Do: r.prove},
 	}
 }
 
-func (r *remover) dropSubscription(ctx context.Context) (any, error) {
-	oid, err := subscriber.Drop(ctx, r.New)
-	if oid != 0 {
-		r.subscription = oid
+func (r *remover) dropSubscriptions(ctx context.Context) (any, error) {
+	var errs []error
+	for _, s := range r.servers() {
+		oids, err := subscriber.DropAll(ctx, s, "")
+		r.subscriptions[s.Side()] = append(r.subscriptions[s.Side()], oids...)
+		errs = append(errs, err)
 	}
-	return nil, err
+	return nil, errors.Join(errs...)
 }
 
-func (r *remover) dropStream(ctx context.Context) (any, error) {
-	var alive []int64 // none on a new server that is gone
-	if !r.options.OldOnly {
-		var err error
-		if alive, err = subscriber.OIDs(ctx, r.New); err != nil {
+func (r *remover) dropStreams(ctx context.Context) (any, error) {
+	alive := map[pg.Side][]int64{} // none on a new server that is gone
+	for _, s := range r.servers() {
+		oids, err := subscriber.OIDs(ctx, s)
+		if err != nil {
 			return nil, err
 		}
+		alive[s.Side()] = oids
 	}
-	if err := publisher.DropSyncSlots(ctx, r.Old, r.newSystem, alive, 30*time.Second); err != nil {
-		return nil, err
+	for _, s := range r.servers() {
+		other := s.Side().Other()
+		if err := publisher.DropSyncSlots(ctx, s, r.systems[other], alive[other], 30*time.Second); err != nil {
+			return nil, err
+		}
+		names, err := publisher.Names(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			if err := publisher.Remove(ctx, s, name, time.Minute); err != nil {
+				return nil, err
+			}
+		}
 	}
-	if err := publisher.DropSlot(ctx, r.Old, time.Minute); err != nil {
-		return nil, err
-	}
-	return nil, publisher.DropPublication(ctx, r.Old)
+	return nil, nil
 }
 
 func (r *remover) emptyNew(ctx context.Context) (any, error) {
@@ -308,10 +321,10 @@ func (r *remover) dropFences(ctx context.Context) (any, error) {
 func (r *remover) dropFence(ctx context.Context, s *pg.Server) error {
 	progress := func(text string) { step.Progress(ctx, "%s", text) }
 	if r.seen != nil && s.Side() == pg.Old {
-		if err := fence.DetachForUndo(ctx, s, *r.seen, 5*time.Minute, progress); err != nil {
+		if err := fence.DetachForUndo(ctx, s, state.Forward, *r.seen, 5*time.Minute, progress); err != nil {
 			return err
 		}
-		return fence.UndoOnOld(ctx, s, *r.seen, func(tx pgx.Tx) error {
+		return fence.UndoOnSource(ctx, s, state.Forward, *r.seen, func(tx pgx.Tx) error {
 			_, err := tx.Exec(ctx, fence.ReadOnlySQL(s.Database(), false))
 			return err
 		})
@@ -329,7 +342,7 @@ func (r *remover) dropNewFence(ctx context.Context) (any, error) {
 
 func (r *remover) dropState(ctx context.Context) (any, error) {
 	for _, s := range r.servers() {
-		if s.Side() == pg.New {
+		if s.Side() == pg.New || r.known[s.Side()] {
 			if err := subscriber.DropRole(ctx, s); err != nil {
 				return nil, err
 			}
@@ -354,7 +367,7 @@ func (r *remover) prove(ctx context.Context) (any, error) {
 		if s.Side() == pg.Old && r.options.KeepFence {
 			continue
 		}
-		found, err := state.Leftovers(ctx, s, r.subscription)
+		found, err := state.Leftovers(ctx, s, r.subscriptions[s.Side()])
 		if err != nil {
 			return nil, err
 		}

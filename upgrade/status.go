@@ -38,7 +38,9 @@ type Status struct {
 	Tool       string                  `json:"tool,omitempty"` // the session that holds the one-tool lock
 	Verdict    Verdict                 `json:"verdict"`
 	Warnings   []string                `json:"warnings,omitempty"`
-	At         time.Time               `json:"at"`
+	// NotGoingBack lists, after a cutover, what a rollback would leave on new.
+	NotGoingBack []string  `json:"not_going_back,omitempty"`
+	At           time.Time `json:"at"`
 }
 
 // SequenceStatus counts how new's sequences stand to old's.
@@ -71,16 +73,20 @@ func (m *Move) Status(ctx context.Context) (Status, error) {
 	if err := m.turns(ctx, &s); err != nil {
 		return s, err
 	}
-	if s.Tool, err = pg.LockHolder(ctx, m.Old); err != nil {
-		return s, err
+	for _, server := range []*pg.Server{m.Old, m.New} { // a rollback holds both
+		holder, err := pg.LockHolder(ctx, server)
+		if err != nil {
+			return s, err
+		}
+		if s.Tool == "" {
+			s.Tool = holder
+		}
 	}
 	c := m.cutover(*recorded)
 	interrupted := c.Interrupted(ctx)
 	switch {
 	case errors.Is(interrupted, cutover.ErrAlreadyDone):
-		s.Phase = "cut over"
-		s.Verdict = Verdict{Reasons: []string{"the cutover is done"}, Next: "pgcutover complete", CanGoBack: "no: this version prepares no stream back to old"}
-		return s, nil
+		return s, m.afterCutover(ctx, &s)
 	case errors.Is(interrupted, cutover.ErrInterrupted) && s.Tool != "":
 		s.Phase = "cutover under way"
 		s.Verdict = Verdict{Reasons: []string{"a tool is at work: " + s.Tool}, Next: "wait for it, or, if it hangs, end it; then pgcutover resume", CanGoBack: "that tool undoes until its point of no return"}
@@ -130,7 +136,11 @@ func (m *Move) running(ctx context.Context, s *Status, c *cutover.Cutover) error
 	if more {
 		s.Phase = next
 	}
-	if err := m.stream(ctx, s); err != nil {
+	pos, err := state.Locate(ctx, m.Old, m.New)
+	if err != nil {
+		return err
+	}
+	if err := m.stream(ctx, s, pos.Stream(state.Forward)); err != nil {
 		return err
 	}
 	if more {
@@ -148,29 +158,34 @@ func (m *Move) running(ctx context.Context, s *Status, c *cutover.Cutover) error
 	return nil
 }
 
-func (m *Move) stream(ctx context.Context, s *Status) error {
-	lag, err := publisher.ReadLag(ctx, m.Old)
+// stream fills in what is known of the stream that flows now.
+func (m *Move) stream(ctx context.Context, s *Status, st state.Stream) error {
+	source, target := m.Old, m.New
+	if st.Direction == state.Back {
+		source, target = m.New, m.Old
+	}
+	lag, err := publisher.ReadLag(ctx, source, st)
 	switch {
 	case err == nil:
 		s.Lag = &lag
 		if w := m.Options.WALWarn; w > 0 && lag.Retained > w {
-			s.Warnings = append(s.Warnings, fmt.Sprintf("the slot keeps %d bytes of WAL on the old server, more than wal.warn (%d): it fills the disk until new catches up or the move is aborted", lag.Retained, w))
+			s.Warnings = append(s.Warnings, fmt.Sprintf("the slot keeps %d bytes of WAL on the %s server, more than wal.warn (%d): it fills the disk until %s catches up or the move is ended", lag.Retained, source.Side(), w, target.Side()))
 		}
 		if lag.WALStatus == "unreserved" || lag.WALStatus == "lost" {
-			s.Warnings = append(s.Warnings, "the slot's WAL is "+lag.WALStatus+": the stream cannot go on; run pgcutover abort, then start")
+			s.Warnings = append(s.Warnings, "the slot's WAL is "+lag.WALStatus+": the stream cannot go on")
 		}
 	case errors.Is(err, publisher.ErrNoSlot):
-		if s.Phase == "ready" {
+		if s.Phase == "ready" || st.Direction == state.Back {
 			s.Warnings = append(s.Warnings, err.Error())
 		}
 	default:
 		return err
 	}
-	if s.Tables, err = subscriber.States(ctx, m.New); err != nil {
+	if s.Tables, err = subscriber.States(ctx, target, st); err != nil {
 		return err
 	}
 	s.Ready = subscriber.Ready(s.Tables)
-	worker, err := subscriber.ReadWorker(ctx, m.New)
+	worker, err := subscriber.ReadWorker(ctx, target, st)
 	if err != nil {
 		return err
 	}
@@ -180,9 +195,9 @@ func (m *Move) stream(ctx context.Context, s *Status) error {
 		s.LagSeconds = &seconds
 	}
 	if worker.ApplyErrors+worker.SyncErrors > 0 {
-		s.Warnings = append(s.Warnings, fmt.Sprintf("the apply workers have failed %d times: the new server's log says why", worker.ApplyErrors+worker.SyncErrors))
+		s.Warnings = append(s.Warnings, fmt.Sprintf("the apply workers have failed %d times: the %s server's log says why", worker.ApplyErrors+worker.SyncErrors, target.Side()))
 	}
-	s.Copying, err = subscriber.CopyProgress(ctx, m.New)
+	s.Copying, err = subscriber.CopyProgress(ctx, target)
 	return err
 }
 

@@ -85,6 +85,18 @@ func (n *narrator) StepStarted(s step.Step, i, of int) {
 	}
 }
 
+// stopwatch is an Observer that also keeps how long each step took.
+type stopwatch struct {
+	step.Observer
+	ms map[string]float64
+}
+
+// StepDone notes the time.
+func (s *stopwatch) StepDone(done step.Step, facts any, took time.Duration) {
+	s.ms[done.Name] = float64(took.Microseconds()) / 1000
+	s.Observer.StepDone(done, facts, took)
+}
+
 // StepSkipped says that a step was done before.
 func (n *narrator) StepSkipped(s step.Step, i, of int) {
 	n.line("[%d/%d] %-10s done before", i, of, s.Name)

@@ -7,21 +7,32 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgcutover/pgcutover/cutover"
+	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/step"
 	"github.com/pgcutover/pgcutover/upgrade"
 )
 
-// cutoverResult is what cutover and resume print with --json.
+// cutoverResult is what cutover, rollback and resume print with --json.
 type cutoverResult struct {
-	Move      string  `json:"move"`
-	Attempt   int64   `json:"attempt"`
-	Serving   string  `json:"serving"`
-	PauseMS   float64 `json:"write_pause_ms,omitempty"`
-	Direction string  `json:"direction,omitempty"`
+	Move      string             `json:"move"`
+	Attempt   int64              `json:"attempt"`
+	Serving   string             `json:"serving"`
+	PauseMS   float64            `json:"write_pause_ms,omitempty"`
+	StepsMS   map[string]float64 `json:"steps_ms,omitempty"` // time spent in each step
+	Direction string             `json:"direction,omitempty"`
+}
+
+// turning is one cutover or rollback as the command line asked for it.
+type turning struct {
+	yes, dryRun bool
+	from, to    *pg.Server
+	before      func() error // says what is to be known before the question
+	next        string       // what to do afterwards
 }
 
 func newCutover(a *app) *cobra.Command {
-	var yes, dryRun bool
+	var t turning
 	cmd := command("cutover", "Turn the clients' writes from old to new",
 		"cutover checks the gates, shows the steps, asks, and turns the writes. Until the step decide\nwhatever fails is undone and old goes on; after it there is only forward, and resume finishes\nwhat was interrupted. Nothing waits longer than cutover.max_pause.",
 		"  pgcutover cutover --dry-run\n  pgcutover cutover --yes",
@@ -31,33 +42,49 @@ func newCutover(a *app) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if dryRun {
-					entries, err := step.Plan(c.Steps())
-					if err != nil {
-						return err
-					}
-					return a.print(entries, func(w io.Writer) error { return step.WriteText(w, entries) })
-				}
-				if err := c.Ready(ctx); err != nil {
-					return err
-				}
-				for i, s := range c.Steps() {
-					a.say("%2d. %-10s %s", i+1, s.Name, s.About)
-				}
-				if err := a.confirm(yes, fmt.Sprintf("Turn the writes of move %q from %s to %s?", m.Options.Name, m.Old.Address(), m.New.Address())); err != nil {
-					return err
-				}
-				if err := c.Run(ctx, a.hard); err != nil {
-					return err
-				}
-				result := cutoverResult{Move: m.Options.Name, Attempt: c.Attempt(), Serving: "new", PauseMS: float64(c.Pause().Microseconds()) / 1000}
-				return a.print(result, func(w io.Writer) error {
-					_, err := fmt.Fprintf(w, "Done: the new server (%s) takes the writes. They were held up for %s.\nWhen you are content: pgcutover complete\n", m.New.Address(), round(c.Pause()))
-					return err
-				})
+				t.from, t.to = m.Old, m.New
+				t.next = "To go back: pgcutover rollback. When you are content: pgcutover complete"
+				return a.turn(ctx, m, c, t)
 			})
 		})
-	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show every statement and stop")
+	t.flags(cmd)
 	return cmd
+}
+
+// turn shows, asks and runs.
+func (a *app) turn(ctx context.Context, m *upgrade.Move, c *cutover.Cutover, t turning) error {
+	if t.dryRun {
+		entries, err := step.Plan(c.Steps())
+		if err != nil {
+			return err
+		}
+		return a.print(entries, func(w io.Writer) error { return step.WriteText(w, entries) })
+	}
+	if t.before != nil {
+		if err := t.before(); err != nil {
+			return err
+		}
+	}
+	if err := c.Ready(ctx); err != nil {
+		return err
+	}
+	for i, s := range c.Steps() {
+		a.say("%2d. %-10s %s", i+1, s.Name, s.About)
+	}
+	if err := a.confirm(t.yes, t.question(m)); err != nil {
+		return err
+	}
+	times := &stopwatch{Observer: c.Observer, ms: map[string]float64{}}
+	c.Observer = times
+	if err := c.Run(ctx, a.hard); err != nil {
+		return err
+	}
+	result := cutoverResult{
+		Move: m.Options.Name, Attempt: c.Attempt(), Serving: string(t.to.Side()),
+		PauseMS: float64(c.Pause().Microseconds()) / 1000, StepsMS: times.ms,
+	}
+	return a.print(result, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "Done: the %s server (%s) takes the writes. They were held up for %s.\n%s\n", t.to.Side(), t.to.Address(), round(c.Pause()), t.next)
+		return err
+	})
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/pgcutover/pgcutover/cutover"
 	"github.com/pgcutover/pgcutover/internal/step"
+	"github.com/pgcutover/pgcutover/probe"
 	"github.com/pgcutover/pgcutover/upgrade"
 )
 
@@ -47,6 +48,8 @@ func exitCode(err error, soft context.Context) int {
 		return exitFailed
 	case errors.Is(err, cutover.ErrBlocked), errors.Is(err, upgrade.ErrBlockers):
 		return exitBlocked
+	case errors.Is(err, probe.ErrFailed): // a probe is always ended by a signal, or by its time
+		return exitFailed
 	case errors.Is(context.Cause(soft), errInterrupted):
 		return exitInterrupted
 	case aborted != nil:

@@ -38,10 +38,17 @@ func (a *app) withServers(ctx context.Context, oldOnly bool, f func(*upgrade.Mov
 
 // options reads the config file, or the two URLs.
 func (a *app) options() (upgrade.Options, error) {
-	var (
-		c   *config.Config
-		err error
-	)
+	c, err := a.config()
+	if err != nil {
+		return upgrade.Options{}, err
+	}
+	o := fromConfig(c)
+	o.Watch = a.startWatchdog
+	return o, nil
+}
+
+// config is options as they stand in the file.
+func (a *app) config() (c *config.Config, err error) {
 	switch {
 	case a.flags.old != "" && a.flags.new != "":
 		c, err = config.FromURLs(a.flags.old, a.flags.new, a.flags.name)
@@ -51,9 +58,9 @@ func (a *app) options() (upgrade.Options, error) {
 		c, err = config.Load(a.flags.config)
 	}
 	if err != nil {
-		return upgrade.Options{}, &usageError{err}
+		return nil, &usageError{err}
 	}
-	return fromConfig(c), nil
+	return c, nil
 }
 
 // hookBound is how long a hook and a traffic command may take.
@@ -80,8 +87,9 @@ func fromConfig(c *config.Config) upgrade.Options {
 			LockTimeout: c.Cutover.LockTimeout.Std(),
 			Attempts:    c.Cutover.Attempts,
 			OnClosed:    fence.OnClosed(c.Cutover.OnClosed),
+			WayBack:     c.Rollback.Keep,
 		},
-		Traffic: drivers(c.Traffic),
+		Traffic: drivers(c),
 		Hooks:   traffic.Hooks{Dir: c.Hooks.Dir, Bound: hookBound},
 		WALWarn: c.WAL.Warn.Bytes(),
 
@@ -89,10 +97,12 @@ func fromConfig(c *config.Config) upgrade.Options {
 	}
 }
 
-func drivers(list []config.Traffic) []traffic.Driver {
+func drivers(c *config.Config) []traffic.Driver {
 	var out []traffic.Driver
-	for _, t := range list {
+	for _, t := range c.Traffic {
 		switch {
+		case t.PgBouncer != nil:
+			out = append(out, pooler(t.PgBouncer, c.Old.URL))
 		case t.MultiHost != nil:
 			out = append(out, traffic.Multihost{})
 		case t.Hook != nil:
@@ -100,4 +110,21 @@ func drivers(list []config.Traffic) []traffic.Driver {
 		}
 	}
 	return out
+}
+
+func pooler(p *config.PgBouncer, old config.Secret) *traffic.PgBouncer {
+	endpoint := func(s config.PoolerServer) traffic.PoolerEndpoint {
+		return traffic.PoolerEndpoint{Host: s.Host, Port: s.Port, Database: s.DBName}
+	}
+	return traffic.NewPgBouncer(traffic.PgBouncerOptions{
+		AdminURL:      p.AdminURL.Reveal(),
+		Databases:     p.Databases,
+		File:          p.Config,
+		ProbeURL:      p.ProbeURL.Reveal(),
+		ClientURL:     old.Reveal(),
+		Old:           endpoint(p.Old),
+		New:           endpoint(p.New),
+		PauseTimeout:  p.PauseTimeout.Std(),
+		PauseAttempts: p.PauseAttempts,
+	})
 }

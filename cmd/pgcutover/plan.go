@@ -37,7 +37,7 @@ func newPlan(a *app) *cobra.Command {
 					for _, part := range []struct {
 						title   string
 						entries []step.Entry
-					}{{"start", plan.Start}, {"cutover", plan.Cutover}, {"complete (after the cutover)", plan.Complete}, {"abort (before the cutover)", plan.Abort}} {
+					}{{"start", plan.Start}, {"cutover", plan.Cutover}, {"rollback (after the cutover)", plan.Rollback}, {"complete (after the cutover)", plan.Complete}, {"abort (before the cutover)", plan.Abort}} {
 						if _, err := fmt.Fprintf(w, heading, part.title); err != nil {
 							return err
 						}

@@ -13,7 +13,7 @@ import (
 
 func newResume(a *app) *cobra.Command {
 	return command("resume", "Finish what a crash interrupted, forward or back",
-		"resume finds out whether the interrupted cutover was decided. If so it does the rest; if not\nit undoes everything, and old takes the writes as before. It may be run from any machine.",
+		"resume finds out whether the interrupted cutover or rollback was decided. If so it does the rest;\nif not it undoes everything, and the writes stay where they were. It may be run from any machine.",
 		"  pgcutover resume",
 		func(ctx context.Context) error {
 			return a.withMove(ctx, func(m *upgrade.Move) error {
@@ -21,18 +21,19 @@ func newResume(a *app) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				direction, err := c.Resume(ctx, a.hard)
+				outcome, err := c.Resume(ctx, a.hard)
 				if err != nil {
 					return err
 				}
-				result := cutoverResult{Move: m.Options.Name, Attempt: c.Attempt(), Serving: "old", Direction: string(direction)}
-				text := "Undone: the old server takes the writes, as before the cutover.\n"
-				if direction == cutover.Forward {
-					result.Serving = "new"
-					text = "Finished: the new server takes the writes. When you are content: pgcutover complete\n"
+				serving := c.Direction.Source()
+				text := "Undone: the %s server takes the writes, as before.\n"
+				if outcome == cutover.Finished {
+					serving = c.Direction.Target()
+					text = "Finished: the %s server takes the writes. To see what is next: pgcutover status\n"
 				}
+				result := cutoverResult{Move: m.Options.Name, Attempt: c.Attempt(), Serving: string(serving), Direction: string(outcome)}
 				return a.print(result, func(w io.Writer) error {
-					_, err := fmt.Fprint(w, text)
+					_, err := fmt.Fprintf(w, text, serving)
 					return err
 				})
 			})

@@ -83,6 +83,27 @@ func LockHolder(ctx context.Context, s *Server) (string, error) {
 	return fmt.Sprintf("session %d (%s from %s)", pid, app, host), nil
 }
 
+const lockHolderPIDSQL = `
+select l.pid
+  from pg_locks l
+ where l.locktype = 'advisory' and l.granted
+   and l.classid = 1885823861 and l.objid = 1 and l.objsubid = 2
+   and l.database = (select oid from pg_database where datname = current_database())`
+
+// LockHolderPID returns the session that holds the one-tool lock on s, 0 when
+// none does.
+func LockHolderPID(ctx context.Context, s *Server) (int32, error) {
+	var pid int32
+	err := s.pool.QueryRow(ctx, lockHolderPIDSQL).Scan(&pid)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("looking for the holder of the one-tool lock on the %s server: %w", s.side, err)
+	}
+	return pid, nil
+}
+
 // Unlock gives the one-tool lock back before the session ends.
 func Unlock(ctx context.Context, conn *pgx.Conn) error {
 	if _, err := conn.Exec(ctx, unlockSQL); err != nil {

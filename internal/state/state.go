@@ -1,6 +1,6 @@
 // Package state keeps what a move remembers on its two servers: the schema
 // pgcutover with the identity of both, the turn, the gate, the markers and
-// decisions of the forward direction, and, on the new server, the journal.
+// decisions of both directions, and, on the new server, the journal.
 //
 // Everything here is small, is made by start, and is removed by abort or
 // complete. The fence's functions live in the same schema but belong to
@@ -21,7 +21,7 @@ import (
 )
 
 // Format is the version of the tables below. A tool refuses a newer one.
-const Format = 1
+const Format = 2
 
 // Querier is what a pool, a session and a transaction have in common.
 type Querier interface {
@@ -68,6 +68,18 @@ create table pgcutover.marker_forward (
   primary key (attempt, stream)
 );
 create table pgcutover.decision_forward (
+  attempt bigint not null,
+  stream integer not null,
+  at timestamptz not null default clock_timestamp(),
+  primary key (attempt, stream)
+);
+create table pgcutover.marker_back (
+  attempt bigint not null,
+  stream integer not null,
+  at timestamptz not null default clock_timestamp(),
+  primary key (attempt, stream)
+);
+create table pgcutover.decision_back (
   attempt bigint not null,
   stream integer not null,
   at timestamptz not null default clock_timestamp(),

@@ -43,7 +43,7 @@ func TestCreateAndDrop(t *testing.T) {
 		if err != nil || m.Name != "m" || m.Old != p.move.Old || m.New != p.move.New {
 			t.Errorf("%+v, %v, want %+v", m, err, p.move)
 		}
-		if left, err := state.Leftovers(ctx, p.old, 0); err != nil || fmt.Sprint(left) != "[schema pgcutover]" {
+		if left, err := state.Leftovers(ctx, p.old, nil); err != nil || fmt.Sprint(left) != "[schema pgcutover]" {
 			t.Errorf("found %v, %v", left, err)
 		}
 
@@ -53,7 +53,7 @@ func TestCreateAndDrop(t *testing.T) {
 		if err := state.Drop(ctx, p.old); err == nil || !strings.Contains(err.Error(), "1 fence triggers") {
 			t.Errorf("dropping it under a trigger: %v", err)
 		}
-		if left, err := state.Leftovers(ctx, p.old, 0); err != nil || len(left) != 2 {
+		if left, err := state.Leftovers(ctx, p.old, nil); err != nil || len(left) != 2 {
 			t.Errorf("found %v, %v", left, err)
 		}
 		pgtest.Exec(t, p.oldURL, `drop table public.t`)
@@ -82,7 +82,7 @@ func TestLeftovers(t *testing.T) {
 			`do $$ begin execute format('alter database %I set default_transaction_read_only = on', current_database());
 			             execute format('alter role pgcutover_`+name+` in database %I set default_transaction_read_only = off', current_database()); end $$`)
 		pgtest.Exec(t, p.oldURL, `select pg_create_logical_replication_slot('pgcutover_`+name+`', 'pgoutput')`)
-		found, err := state.Leftovers(t.Context(), s, pgtest.Value[uint32](t, p.oldURL, `select oid from pg_subscription where subname = 'pgcutover_`+name+`'`))
+		found, err := state.Leftovers(t.Context(), s, []uint32{pgtest.Value[uint32](t, p.oldURL, `select oid from pg_subscription where subname = 'pgcutover_`+name+`'`)})
 		text := strings.Join(found, "\n")
 		for _, want := range []string{
 			"publication pgcutover_" + name, "subscription pgcutover_" + name, "replication slot pgcutover_" + name, "role pgcutover_" + name,
@@ -165,10 +165,11 @@ func TestTurn(t *testing.T) {
 	eachMajor(t, func(t *testing.T, p *pair) {
 		ctx := t.Context()
 		p.created(t)
-		first, err := state.LastAttempt(ctx, p.old, p.new)
+		at, err := state.Locate(ctx, p.old, p.new)
 		if err != nil {
 			t.Fatal(err)
 		}
+		first := at.Attempt
 		// A later move's numbers lie beyond: they count from the clock.
 		if since := time.Since(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)); math.Abs(float64(first)-since.Seconds()) > 60 {
 			t.Errorf("attempts count from %d, want about %.0f", first, since.Seconds())
@@ -178,8 +179,8 @@ func TestTurn(t *testing.T) {
 			if n, err := state.TakeAttempt(ctx, p.old, p.new); n != want || err != nil {
 				t.Errorf("took %d, %v, want %d", n, err, want)
 			}
-			if n, err := state.LastAttempt(ctx, p.old, p.new); n != want || err != nil {
-				t.Errorf("last attempt %d, %v, want %d", n, err, want)
+			if at, err := state.Locate(ctx, p.old, p.new); at.Attempt != want || err != nil || at.Decided() {
+				t.Errorf("located %+v, %v, want attempt %d, not decided", at, err, want)
 			}
 		}
 		failure := errors.New("no")
@@ -187,8 +188,10 @@ func TestTurn(t *testing.T) {
 			sql string
 			ask func() (bool, error)
 		}{
-			{`insert into pgcutover.marker_forward (attempt, stream) values (7, 0)`, func() (bool, error) { return state.Marked(ctx, p.old.Pool(), 7) }},
-			{`insert into pgcutover.decision_forward (attempt, stream) values (7, 0)`, func() (bool, error) { return state.Decided(ctx, p.old.Pool(), 7) }},
+			{`insert into pgcutover.marker_forward (attempt, stream) values (7, 0)`, func() (bool, error) { return state.Marked(ctx, p.old.Pool(), state.Forward, 7) }},
+			{`insert into pgcutover.decision_forward (attempt, stream) values (7, 0)`, func() (bool, error) { return state.Decided(ctx, p.old.Pool(), state.Forward, 7) }},
+			{`insert into pgcutover.marker_back (attempt, stream) values (7, 0)`, func() (bool, error) { return state.Marked(ctx, p.old.Pool(), state.Back, 7) }},
+			{`insert into pgcutover.decision_back (attempt, stream) values (7, 0)`, func() (bool, error) { return state.Decided(ctx, p.old.Pool(), state.Back, 7) }},
 		} {
 			for _, result := range []error{failure, nil} {
 				if there, err := asked.ask(); there || err != nil {
@@ -225,6 +228,44 @@ func TestTurn(t *testing.T) {
 		})
 		if pg.Code(err) != pg.LockNotAvailable {
 			t.Errorf("a turn that is held: %v", err)
+		}
+	})
+}
+
+// Locate puts together what either server knows.
+func TestLocate(t *testing.T) {
+	eachMajor(t, func(t *testing.T, p *pair) {
+		ctx := t.Context()
+		p.created(t)
+		pgtest.Exec(t, p.oldURL, `update pgcutover.turn set attempt = 10000001`)
+		pgtest.Exec(t, p.newURL, `update pgcutover.turn set attempt = 10000000`)
+		for _, step := range []struct {
+			url, sql string
+			want     state.Position
+			decided  bool
+			serving  pg.Side
+			way      state.Direction
+			stream   string // that the next attempt drains
+		}{
+			{p.oldURL, `select 1`, state.Position{Attempt: 10000001}, false, pg.Old, state.Forward, "pgcutover_m"},
+			{p.oldURL, `insert into pgcutover.decision_forward values (10000001, 0)`, state.Position{Attempt: 10000001, Forward: 10000001}, true, pg.New, state.Forward, "pgcutover_m"},
+			{p.newURL, `update pgcutover.turn set attempt = 10000002`, state.Position{Attempt: 10000002, Forward: 10000001}, false, pg.New, state.Back, "pgcutover_m_10000001"},
+			{p.newURL, `insert into pgcutover.decision_back values (10000002, 0)`, state.Position{Attempt: 10000002, Forward: 10000001, Back: 10000002}, true, pg.Old, state.Back, "pgcutover_m_10000001"},
+			{p.newURL, `update pgcutover.turn set attempt = 10000003`, state.Position{Attempt: 10000003, Forward: 10000001, Back: 10000002}, false, pg.Old, state.Forward, "pgcutover_m_10000002"},
+		} {
+			pgtest.Exec(t, step.url, step.sql)
+			at, err := state.Locate(ctx, p.old, p.new)
+			if err != nil {
+				t.Fatal(err)
+			}
+			step.want.Move = "m"
+			if at != step.want || at.Decided() != step.decided || at.Serving() != step.serving || at.Direction() != step.way {
+				t.Errorf("%s: %+v, decided %t, %s serves, %s; want %+v, %t, %s, %s",
+					step.sql, at, at.Decided(), at.Serving(), at.Direction(), step.want, step.decided, step.serving, step.way)
+			}
+			if name := at.Stream(at.Direction()).Name(); name != step.stream {
+				t.Errorf("%s: the stream is %s, want %s", step.sql, name, step.stream)
+			}
 		}
 	})
 }

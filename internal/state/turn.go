@@ -39,54 +39,53 @@ func LockTurn(ctx context.Context, q Querier) (Turn, error) {
 	return t, nil
 }
 
-// TakeAttemptSQL counts one further on the old server, past both servers.
+// TakeAttemptSQL counts one further on the source, past both servers.
 const TakeAttemptSQL = `
 update pgcutover.turn
    set attempt = greatest(attempt, $1) + 1
 returning attempt`
 
-// TakeAttempt takes the number of the next attempt, higher than any that
-// either server has seen, and makes it durable on the old server. The caller
-// holds the one-tool lock.
-func TakeAttempt(ctx context.Context, old, new *pg.Server) (int64, error) {
-	there, err := ReadTurn(ctx, new.Pool())
+// TakeAttempt takes the number of the next attempt, one counter for both
+// directions: higher than any that either server has seen, and durable on the
+// source. The caller holds the one-tool lock there.
+func TakeAttempt(ctx context.Context, source, target *pg.Server) (int64, error) {
+	there, err := ReadTurn(ctx, target.Pool())
 	if err != nil {
-		return 0, fmt.Errorf("on the new server: %w", err)
+		return 0, fmt.Errorf("on the %s server: %w", target.Side(), err)
 	}
 	var n int64
-	if err := old.Pool().QueryRow(ctx, TakeAttemptSQL, there.Attempt).Scan(&n); err != nil {
-		return 0, fmt.Errorf("taking the number of this attempt on the old server: %w", err)
+	if err := source.Pool().QueryRow(ctx, TakeAttemptSQL, there.Attempt).Scan(&n); err != nil {
+		return 0, fmt.Errorf("taking the number of this attempt on the %s server: %w", source.Side(), err)
 	}
 	return n, nil
 }
 
-// LastAttempt returns the highest attempt that either server has seen.
-func LastAttempt(ctx context.Context, old, new *pg.Server) (int64, error) {
-	o, err := ReadTurn(ctx, old.Pool())
-	if err != nil {
-		return 0, fmt.Errorf("on the old server: %w", err)
-	}
-	n, err := ReadTurn(ctx, new.Pool())
-	if err != nil {
-		return 0, fmt.Errorf("on the new server: %w", err)
-	}
-	return max(o.Attempt, n.Attempt), nil
-}
+const isDecidedForwardSQL = `select count(*) from pgcutover.decision_forward where attempt = $1`
 
-const decidedSQL = `select count(*) from pgcutover.decision_forward where attempt = $1`
+const isDecidedBackSQL = `select count(*) from pgcutover.decision_back where attempt = $1`
 
 // Decided reports whether the decision of an attempt is visible to q. A yes is
 // final. A no says only that it is not visible: it is definitive only for one
-// who holds the one-tool lock on the old server and asks there.
-func Decided(ctx context.Context, q Querier, attempt int64) (bool, error) {
-	return count(ctx, q, decidedSQL, attempt, "decision")
+// who holds the one-tool lock on the source and asks there.
+func Decided(ctx context.Context, q Querier, d Direction, attempt int64) (bool, error) {
+	sql := isDecidedForwardSQL
+	if d == Back {
+		sql = isDecidedBackSQL
+	}
+	return count(ctx, q, sql, attempt, "decision")
 }
 
-const markedSQL = `select count(*) from pgcutover.marker_forward where attempt = $1`
+const isMarkedForwardSQL = `select count(*) from pgcutover.marker_forward where attempt = $1`
+
+const isMarkedBackSQL = `select count(*) from pgcutover.marker_back where attempt = $1`
 
 // Marked reports whether the marker of an attempt is visible to q.
-func Marked(ctx context.Context, q Querier, attempt int64) (bool, error) {
-	return count(ctx, q, markedSQL, attempt, "marker")
+func Marked(ctx context.Context, q Querier, d Direction, attempt int64) (bool, error) {
+	sql := isMarkedForwardSQL
+	if d == Back {
+		sql = isMarkedBackSQL
+	}
+	return count(ctx, q, sql, attempt, "marker")
 }
 
 func count(ctx context.Context, q Querier, sql string, attempt int64, what string) (bool, error) {

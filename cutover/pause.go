@@ -1,0 +1,114 @@
+package cutover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pgcutover/pgcutover/internal/hint"
+	"github.com/pgcutover/pgcutover/internal/state"
+	"github.com/pgcutover/pgcutover/internal/step"
+	"github.com/pgcutover/pgcutover/traffic"
+)
+
+// pauseBound is how long all attempts to pause the poolers may take together;
+// each driver has bounds of its own.
+const pauseBound = time.Minute
+
+func (c *Cutover) pauseStep() step.Step {
+	return step.Step{
+		Name:      "pause",
+		About:     "make the poolers hold their clients; a watchdog ends that should the tool vanish",
+		Bound:     pauseBound,
+		UndoBound: pauseBound,
+		Do:        c.pausePoolers,
+		Undo:      c.endPause,
+	}
+}
+
+func (c *Cutover) poolers() []traffic.Pauser {
+	var out []traffic.Pauser
+	for _, d := range c.Drivers {
+		if p, ok := d.(traffic.Pauser); ok {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+type pauseFacts struct {
+	Poolers []string `json:"poolers,omitempty"`
+	TookMS  float64  `json:"took_ms"`
+}
+
+// pausePoolers pauses all of them or none. A pooler, unlike a lock, stays paused
+// when the tool dies: so the watchdog comes first.
+func (c *Cutover) pausePoolers(ctx context.Context) (any, error) {
+	poolers := c.poolers()
+	if len(poolers) == 0 {
+		return pauseFacts{}, nil
+	}
+	if c.Watch != nil {
+		stop, err := c.Watch(ctx, Watched{Direction: c.Direction, Attempt: c.attempt, LeasePID: c.leasePID()})
+		if err != nil {
+			return nil, fmt.Errorf("starting the watchdog of the poolers' pause: %w", err)
+		}
+		c.unwatch = stop
+	}
+	began := time.Now()
+	facts := pauseFacts{}
+	for _, p := range poolers {
+		facts.Poolers = append(facts.Poolers, p.Name())
+	}
+	err := together(poolers, func(p traffic.Pauser) error {
+		if err := p.Pause(ctx, c.situation()); err != nil {
+			return hint.With(fmt.Errorf("pausing %s: %w", p.Name(), err), hint.Of(err))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(err, c.resumePoolers(ctx))
+	}
+	facts.TookMS = ms(time.Since(began))
+	return facts, nil
+}
+
+// resumePoolers lets the clients go on to where they were. A tool that woke up
+// late must not end the pause of a newer attempt; when that cannot be asked the
+// pause ends, which is always safe: the fences protect.
+func (c *Cutover) resumePoolers(ctx context.Context) error {
+	if len(c.poolers()) == 0 {
+		return nil
+	}
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), pauseBound)
+	defer cancel()
+	ask, done := context.WithTimeout(limit, time.Second)
+	turn, err := state.ReadTurn(ask, c.source().Pool())
+	done()
+	if err == nil && turn.Attempt != c.attempt {
+		return nil
+	}
+	return together(c.poolers(), func(p traffic.Pauser) error {
+		if err := p.Resume(limit, c.situation()); err != nil {
+			return hint.With(fmt.Errorf("ending the pause of %s: %w", p.Name(), err), hint.Of(err))
+		}
+		return nil
+	})
+}
+
+// endPause is the undo: the clients go on, then the watchdog is not needed.
+func (c *Cutover) endPause(ctx context.Context) error {
+	if err := c.resumePoolers(ctx); err != nil {
+		return err
+	}
+	c.dismissWatch()
+	return nil
+}
+
+func (c *Cutover) dismissWatch() {
+	if c.unwatch != nil {
+		c.unwatch()
+		c.unwatch = nil
+	}
+}
