@@ -40,11 +40,11 @@ prepare: ## Bring what demo and tests need: client programs, server binaries
 
 .PHONY: test
 test: prepare ## Test against real servers; PAIRS=15:18,13:17 chooses the majors
-	PGCUTOVER_TEST_PAIRS=$(PAIRS) go test -count=1 -timeout 20m -p $(TEST_PARALLEL) $(ARGS) ./...
+	PATH="$$PATH:$(CURDIR)/$(CACHE)/bin" PGCUTOVER_TEST_PAIRS=$(PAIRS) go test -count=1 -timeout 20m -p $(TEST_PARALLEL) $(ARGS) ./...
 
 .PHONY: test-race
 test-race: prepare ## The same under the race detector (needs a C compiler)
-	PGCUTOVER_TEST_PAIRS=$(PAIRS) go test -race -count=1 -timeout 40m -p $(TEST_PARALLEL) $(ARGS) ./...
+	PATH="$$PATH:$(CURDIR)/$(CACHE)/bin" PGCUTOVER_TEST_PAIRS=$(PAIRS) go test -race -count=1 -timeout 40m -p $(TEST_PARALLEL) $(ARGS) ./...
 
 # Nothing but the demo writes to stdout here, so that `make demo ARGS=--json`
 # can be piped into a program.
@@ -60,6 +60,14 @@ bench: build prepare ## Run the demo ROUNDS times: table on stderr, medians as J
 		bin/pgcutover demo --json $(ARGS) > $(CACHE)/bench/$$round.json; \
 	done
 	@go run ./internal/bench $(CACHE)/bench/*.json
+
+# ROUNDS, TPS, CLIENTS, METHODS, CASE=large and PAIR choose what is measured;
+# `go run ./test/bench/cutover -help` lists them. All of it takes half an hour.
+.PHONY: bench-cutover
+bench-cutover: export ROUNDS := $(if $(filter environment command%,$(origin ROUNDS)),$(ROUNDS))
+bench-cutover: ## Measure the cutover against freeze-and-poll and a floor; table on stderr, JSON on stdout
+	@scripts/prepare $(subst :, ,$(or $(PAIR),15:18)) >&2
+	@go run ./test/bench/cutover $(ARGS)
 
 .PHONY: lint
 lint: ## Run the linters of .golangci.yml (the first time builds them: minutes)
