@@ -48,7 +48,7 @@ type Pauser interface {
 type Target struct {
 	Move     string
 	Attempt  int64
-	Old, New *pg.Server
+	Old, New *pg.Server // Old is nil when it is gone for good
 	Serving  pg.Side
 }
 
@@ -71,6 +71,9 @@ func (t Target) Environment(event, step string) []string {
 		"PGCUTOVER_SERVING=" + string(t.Serving), "PGCUTOVER_PID=" + strconv.Itoa(os.Getpid()),
 	}
 	for _, s := range []*pg.Server{t.Old, t.New} {
+		if s == nil {
+			continue // gone for good
+		}
 		prefix := "PGCUTOVER_OLD_"
 		if s.Side() == pg.New {
 			prefix = "PGCUTOVER_NEW_"
@@ -120,6 +123,9 @@ select s.setting = 'on'
 // own settings, and looks at what target_session_attrs looks at.
 func (Multihost) Verify(ctx context.Context, to Target) error {
 	for _, s := range []*pg.Server{to.Old, to.New} {
+		if s == nil {
+			continue // gone for good
+		}
 		conn, err := s.ConnectAsClient(ctx)
 		if err != nil {
 			return err

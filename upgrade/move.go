@@ -92,7 +92,11 @@ const lockBound = 10 * time.Second
 // locked runs f while the one-tool lock is held on old; losing it cancels f's
 // context.
 func (m *Move) locked(ctx context.Context, purpose string, f func(context.Context) error) error {
-	held, release, err := pg.HoldLock(ctx, m.Old, purpose, lockBound)
+	return locked(ctx, m.Old, purpose, f)
+}
+
+func locked(ctx context.Context, on *pg.Server, purpose string, f func(context.Context) error) error {
+	held, release, err := pg.HoldLock(ctx, on, purpose, lockBound)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/pgcutover/pgcutover/internal/state"
 	"github.com/pgcutover/pgcutover/internal/step"
 	"github.com/pgcutover/pgcutover/preflight"
+	"github.com/pgcutover/pgcutover/probe"
 	"github.com/pgcutover/pgcutover/publisher"
 	"github.com/pgcutover/pgcutover/schema"
 	"github.com/pgcutover/pgcutover/subscriber"
@@ -213,13 +214,19 @@ func (s *start) prepare(ctx context.Context) (any, error) {
 	if err := fence.Install(ctx, s.New, onClosed, s.recorded.New.Database); err != nil {
 		return nil, err
 	}
+	for _, server := range []*pg.Server{s.Old, s.New} {
+		if err := probe.Install(ctx, server); err != nil {
+			return nil, err
+		}
+	}
 	return nil, fence.SetReadOnly(ctx, s.New, true)
 }
 
 func (s *start) prepareStatements() ([]step.Statement, error) {
 	var out []step.Statement
 	for _, server := range []*pg.Server{s.Old, s.New} {
-		for _, sql := range append(state.Statements(), fence.InstallStatements(server, s.Options.Cutover.OnClosed)...) {
+		statements := append(state.Statements(), fence.InstallStatements(server, s.Options.Cutover.OnClosed)...)
+		for _, sql := range append(statements, probe.InstallStatements()...) {
 			out = append(out, step.Statement{Server: string(server.Side()), SQL: sql})
 		}
 	}

@@ -31,6 +31,8 @@ var ErrCutOver = errors.New("the cutover is done")
 type RemoveOptions struct {
 	// OldOnly leaves the new server alone: for a new server that is gone.
 	OldOnly bool
+	// NewOnly makes Complete leave the old server alone: for one that is gone.
+	NewOnly bool
 	// Force lets Abort drop objects on new that neither the move made nor old
 	// has.
 	Force bool
@@ -73,7 +75,11 @@ func (m *Move) Abort(soft, hard context.Context, o RemoveOptions) error {
 // cutover, and proves it. Unless KeepFence is set, old takes writes again
 // afterwards: it is a server of its own from then on.
 func (m *Move) Complete(soft, hard context.Context, o RemoveOptions) error {
-	return m.locked(soft, "complete", func(ctx context.Context) error {
+	on := m.Old
+	if o.NewOnly {
+		on = m.New
+	}
+	return locked(soft, on, "complete", func(ctx context.Context) error {
 		r := newRemover(m, o)
 		if err := r.mayComplete(ctx); err != nil {
 			return err
@@ -94,8 +100,11 @@ func (r *remover) run(ctx, hard context.Context, list string, steps []step.Step)
 
 // servers returns those that are to be cleaned.
 func (r *remover) servers() []*pg.Server {
-	if r.options.OldOnly {
+	switch {
+	case r.options.OldOnly:
 		return []*pg.Server{r.Old}
+	case r.options.NewOnly:
+		return []*pg.Server{r.New}
 	}
 	return []*pg.Server{r.New, r.Old}
 }
@@ -179,6 +188,9 @@ func (r *remover) mayComplete(ctx context.Context) error {
 	if !turn.Open {
 		return hint.With(errors.New("the old server still takes the writes: there is no cutover to complete"), "run pgcutover cutover, or pgcutover abort")
 	}
+	if r.options.NewOnly {
+		return nil
+	}
 	return r.cutover(*m).Unfinished(ctx)
 }
 
@@ -224,7 +236,7 @@ func (r *remover) lastSteps(keepFence bool) []step.Step {
 	drop := "drop trigger " + pgx.Identifier{fence.TriggerName(name)}.Sanitize() + " on <every table>"
 	fences.Statements = step.Fixed(
 		step.Statement{Server: "both", SQL: drop},
-		step.Statement{Server: "both", SQL: fence.ReadOnlySQL(r.Old.Database(), false)})
+		step.Statement{Server: "both", SQL: fence.ReadOnlySQL(r.servers()[0].Database(), false)})
 	if keepFence {
 		fences = step.Step{
 			Name: "fence", About: "drop the fence triggers on new; old goes on refusing writes", Bound: 10 * time.Minute, Do: r.dropNewFence,

@@ -79,7 +79,7 @@ func signals(a *app) (soft, hard context.Context, stop func()) {
 				return
 			case s := <-incoming:
 				if first {
-					fmt.Fprintf(a.err, "pgcutover: %s: before the point of no return everything is undone, after it the cutover is finished; once more stops waiting\n", s)
+					fmt.Fprintf(a.err, "pgcutover: %s: ending; a cutover or rollback is undone before its point of no return and finished after it; once more stops waiting\n", s)
 					cancelSoft(errInterrupted)
 					continue
 				}

@@ -15,18 +15,30 @@ import (
 
 // withMove reads the config, connects to both servers and runs f.
 func (a *app) withMove(ctx context.Context, f func(*upgrade.Move) error) error {
-	return a.withServers(ctx, false, f)
+	return a.withServers(ctx, both, f)
 }
 
-// withServers is withMove, or, with oldOnly, without the new server.
-func (a *app) withServers(ctx context.Context, oldOnly bool, f func(*upgrade.Move) error) error {
+// reach says which of the two servers can be reached.
+type reach int
+
+const (
+	both reach = iota
+	oldOnly
+	newOnly
+)
+
+// withServers is withMove, or without a server that is gone.
+func (a *app) withServers(ctx context.Context, which reach, f func(*upgrade.Move) error) error {
 	options, err := a.options()
 	if err != nil {
 		return err
 	}
 	open := upgrade.Open
-	if oldOnly {
+	switch which {
+	case oldOnly:
 		open = upgrade.OpenOld
+	case newOnly:
+		open = upgrade.OpenNew
 	}
 	m, err := open(ctx, options, newNarrator(a))
 	if err != nil {

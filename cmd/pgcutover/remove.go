@@ -32,7 +32,11 @@ func newAbort(a *app) *cobra.Command {
 			if err := a.confirm(yes, question); err != nil {
 				return err
 			}
-			return a.withServers(ctx, o.OldOnly, func(m *upgrade.Move) error {
+			which := both
+			if o.OldOnly {
+				which = oldOnly
+			}
+			return a.withServers(ctx, which, func(m *upgrade.Move) error {
 				return a.removed(m, m.Abort(ctx, a.hard, o))
 			})
 		})
@@ -49,20 +53,28 @@ func newComplete(a *app) *cobra.Command {
 	)
 	cmd := command("complete", "After a cutover: remove all that the move made, and prove it",
 		"complete removes everything of the move from both servers and looks for anything left. The old\nserver is an ordinary one afterwards and takes writes again, unless --keep-fence is given.",
-		"  pgcutover complete\n  pgcutover complete --keep-fence",
+		"  pgcutover complete\n  pgcutover complete --keep-fence\n  pgcutover complete --new-only     # the old server is gone for good",
 		func(ctx context.Context) error {
 			question := "Remove everything of the move? The old server will take writes again (--keep-fence prevents that)."
+			if o.NewOnly {
+				question = "Remove everything of the move on new, without looking at old?"
+			}
 			if o.KeepFence {
 				question = "Remove everything of the move but the fence on the old server?"
 			}
 			if err := a.confirm(yes, question); err != nil {
 				return err
 			}
-			return a.withMove(ctx, func(m *upgrade.Move) error {
+			which := both
+			if o.NewOnly {
+				which = newOnly
+			}
+			return a.withServers(ctx, which, func(m *upgrade.Move) error {
 				return a.removed(m, m.Complete(ctx, a.hard, o))
 			})
 		})
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	cmd.Flags().BoolVar(&o.NewOnly, "new-only", false, "clean the new server only, when old cannot be reached any more")
 	cmd.Flags().BoolVar(&o.KeepFence, "keep-fence", false, "let the old server go on refusing writes")
 	return cmd
 }

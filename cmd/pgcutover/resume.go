@@ -8,14 +8,20 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pgcutover/pgcutover/cutover"
+	"github.com/pgcutover/pgcutover/internal/hint"
+	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/upgrade"
 )
 
 func newResume(a *app) *cobra.Command {
-	return command("resume", "Finish what a crash interrupted, forward or back",
+	var lost, yes bool
+	cmd := command("resume", "Finish what a crash interrupted, forward or back",
 		"resume finds out whether the interrupted cutover or rollback was decided. If so it does the rest;\nif not it undoes everything, and the writes stay where they were. It may be run from any machine.",
-		"  pgcutover resume",
+		"  pgcutover resume\n  pgcutover resume --old-is-lost     # old will never come back: new takes the writes",
 		func(ctx context.Context) error {
+			if lost {
+				return a.withoutOld(ctx, yes)
+			}
 			return a.withMove(ctx, func(m *upgrade.Move) error {
 				c, err := m.NewCutover(ctx)
 				if err != nil {
@@ -38,4 +44,29 @@ func newResume(a *app) *cobra.Command {
 				})
 			})
 		})
+	cmd.Flags().BoolVar(&lost, "old-is-lost", false, "open new without asking old, which is gone for good; unsafe if old comes back")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask (only with --old-is-lost)")
+	return cmd
+}
+
+// withoutOld opens new although old cannot be asked.
+func (a *app) withoutOld(ctx context.Context, yes bool) error {
+	return a.withServers(ctx, newOnly, func(m *upgrade.Move) error {
+		remains, err := m.Remains(ctx)
+		if err != nil {
+			return err
+		}
+		a.say("As new (%s) sees it: %s.", m.New.Address(), remains)
+		if err := a.confirm(yes, "Is the old server gone for good, so that it can never take a write again? Then new takes the writes."); err != nil {
+			return err
+		}
+		if err := m.OpenWithoutOld(ctx); err != nil {
+			return hint.With(err, "the new server may be open already; run: pgcutover resume --old-is-lost")
+		}
+		result := cutoverResult{Move: m.Options.Name, Attempt: remains.Attempt, Serving: string(pg.New), Direction: string(cutover.Finished)}
+		return a.print(result, func(w io.Writer) error {
+			_, err := fmt.Fprintf(w, "Done: the new server (%s) takes the writes. Compare its sequences with what your clients know.\nTo remove what is left of the move: pgcutover complete --new-only\n", m.New.Address())
+			return err
+		})
+	})
 }

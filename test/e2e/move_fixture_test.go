@@ -66,8 +66,14 @@ func prepare(t *testing.T, c *pgserver.Cluster) {
 // newMove makes both databases and the config file. more is appended to it.
 func newMove(t *testing.T, pair pgtest.Pair, more ...string) *move {
 	t.Helper()
+	return newMoveBetween(t, pgtest.Server(t, pair.Old), pgtest.Server(t, pair.New), more...)
+}
+
+// newMoveBetween is newMove for servers of the test's own.
+func newMoveBetween(t *testing.T, old, new *pgserver.Cluster, more ...string) *move {
+	t.Helper()
 	m := &move{name: fmt.Sprintf("e2e%d", moveCount.Add(1)), dir: t.TempDir()}
-	m.old.cluster, m.new.cluster = pgtest.Server(t, pair.Old), pgtest.Server(t, pair.New)
+	m.old.cluster, m.new.cluster = old, new
 	for _, s := range []*server{&m.old, &m.new} {
 		m.createDatabase(t, s)
 	}
