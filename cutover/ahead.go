@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pgcutover/pgcutover/fence"
+	"github.com/pgcutover/pgcutover/internal/blocker"
 	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/step"
 	"github.com/pgcutover/pgcutover/sequences"
@@ -19,7 +20,7 @@ func (c *Cutover) aheadStep() step.Step {
 	return step.Step{
 		Name:           "ahead",
 		About:          fmt.Sprintf("make the open fence triggers on %s, set %s's sequences ahead, try the guard, make the stream back but for its slot", c.Direction.Source(), c.Direction.Target()),
-		Bound:          aheadBound + time.Minute,
+		Bound:          aheadBound + c.Settings.TerminateAfter + time.Minute,
 		UndoBound:      aheadBound,
 		Do:             c.ahead,
 		Undo:           c.undoAhead,
@@ -35,18 +36,29 @@ const busyBound = 5 * time.Second
 // after the switch.
 type aheadFacts struct {
 	Triggers int                `json:"triggers"`
+	Ended    []blocker.Ended    `json:"ended,omitempty"` // sessions that were in the way
 	Given    []sequences.Change `json:"given,omitempty"`
 }
 
 func (c *Cutover) ahead(ctx context.Context) (any, error) {
-	made, err := fence.Attach(ctx, c.source(), aheadBound, func(text string) { step.Progress(ctx, "%s", text) })
+	made, err := fence.AttachWith(ctx, c.source(), fence.Options{
+		Bound: aheadBound + c.Settings.TerminateAfter, TerminateAfter: c.Settings.TerminateAfter,
+		Progress: func(text string) { step.Progress(ctx, "%s", text) },
+	})
 	if err != nil {
 		return nil, err
+	}
+	notes, err := fence.DryRunClose(ctx, c.source(), c.closing())
+	if err != nil {
+		return nil, err
+	}
+	for _, note := range notes {
+		step.Progress(ctx, "%s", note)
 	}
 	if err := c.setSequencesAhead(ctx); err != nil {
 		return nil, err
 	}
-	facts := aheadFacts{Triggers: made, Given: c.given}
+	facts := aheadFacts{Triggers: made.Tables, Ended: made.Ended, Given: c.given}
 	for _, change := range c.given {
 		for _, w := range change.Warnings {
 			step.Progress(ctx, "sequence %s: %s", change.Ident(), w)

@@ -30,6 +30,13 @@ type Settings struct {
 	Margin      int64 // steps that sequences are set ahead
 	AnalyzeJobs int
 	InScope     func(schema, table string) bool
+	// TerminateAfter is how long a client's session may stand in the way of the
+	// fence triggers, the lease or the freeze before it is ended; 0 means that
+	// none is ended.
+	TerminateAfter time.Duration
+	// RevokeConnect takes the clients' right to connect to the closed database,
+	// beside the fence; it comes back exactly when the server is opened again.
+	RevokeConnect bool
 	// WayBack prepares the stream by which a rollback loses nothing.
 	WayBack bool
 	// LeaveBehind lets a rollback go although tables and other objects made on
@@ -57,16 +64,21 @@ type Cutover struct {
 	// vanish, and is stopped by what it returns. Nil for none.
 	Watch func(ctx context.Context, w Watched) (stop func(), err error)
 
-	attempt  int64
-	stream   state.Stream // what is drained: from the source to the target
-	ours     func()       // gives back the one-tool lock on old that a rollback holds beside the lease's
-	unwatch  func()       // stops the watchdog
-	wayBack  bool         // the slot of the way back was made under this lease
-	lease    *publisher.Lease
-	given    []sequences.Change // what new's sequences were set to
-	frozenAt time.Time
-	pause    time.Duration
-	decided  bool // known from old: COMMIT answered, or the row was read there
+	attempt int64
+	stream  state.Stream // what is drained: from the source to the target
+	ours    func()       // gives back the one-tool lock on old that a rollback holds beside the lease's
+	unwatch func()       // stops the watchdog
+	wayBack bool         // the slot of the way back was made under this lease
+	lease   *publisher.Lease
+	// contested are the tables, as quoted names, on which clients waited for the
+	// lease; not nil: DDL is kept away from parents only, and not from these.
+	contested map[string]bool
+	yielded   int                // how often the lease gave way
+	given     []sequences.Change // what the target's sequences were set to
+	reading   *reading           // the source's sequences, read beside the drain
+	frozenAt  time.Time
+	pause     time.Duration
+	decided   bool // known from old: COMMIT answered, or the row was read there
 	// resolveWithin is how long a lost answer to the COMMIT is looked for; 0
 	// means resolveBound.
 	resolveWithin time.Duration

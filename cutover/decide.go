@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/pgcutover/pgcutover/fence"
@@ -57,13 +58,21 @@ const closeTurnSQL = `update pgcutover.turn set open = false where attempt = $1 
 
 func (c *Cutover) decideStatements() ([]step.Statement, error) {
 	source := string(c.Direction.Source())
-	return []step.Statement{
+	var revoke []step.Statement
+	if c.Settings.RevokeConnect {
+		sql, err := fence.RevokeConnectSQL(c.source())
+		if err != nil {
+			return nil, err
+		}
+		revoke = append(revoke, step.Statement{Server: source, SQL: sql, Why: "in the lease's transaction, before the pause"})
+	}
+	return append(append(revoke, step.Statement{Server: source, SQL: fence.CommentSQL(c.source(), time.Now()), Why: "in the lease's transaction, before the pause"}), []step.Statement{
 		{Server: source, SQL: fence.ClosedSQL(c.source(), c.Settings.OnClosed, c.identity().Database, time.Now()), Why: "close the fence"},
 		{Server: source, SQL: fence.ReadOnlySQL(c.source().Database(), true), Why: "what multihost clients look at"},
 		{Server: source, SQL: closeTurnSQL},
 		{Server: source, SQL: c.decideSQL()},
 		{Server: source, SQL: "commit", Why: "the point of no return"},
-	}, nil
+	}...), nil
 }
 
 type decideFacts struct {
@@ -137,13 +146,13 @@ func (c *Cutover) close(ctx context.Context, q state.Querier) error {
 	if err := fence.AllFenced(ctx, q, c.Move.Name); err != nil {
 		return err
 	}
-	for _, sql := range []string{
+	// In one message: each round trip is one that clients wait for.
+	closing := strings.Join([]string{
 		fence.ClosedSQL(c.source(), c.Settings.OnClosed, c.identity().Database, time.Now()),
 		fence.ReadOnlySQL(c.source().Database(), true),
-	} {
-		if _, err := q.Exec(ctx, sql); err != nil {
-			return fmt.Errorf("closing the fence on the %s server: %w", c.Direction.Source(), err)
-		}
+	}, ";\n")
+	if _, err := q.Exec(ctx, closing); err != nil {
+		return fmt.Errorf("closing the fence on the %s server: %w", c.Direction.Source(), err)
 	}
 	if _, err := q.Exec(ctx, closeTurnSQL, c.attempt); err != nil {
 		return fmt.Errorf("closing the turn on the %s server: %w", c.Direction.Source(), err)

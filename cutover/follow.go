@@ -62,10 +62,27 @@ type followFacts struct {
 	Analyzed int      `json:"analyzed"`
 	Detached int      `json:"detached"`
 	Warnings []string `json:"warnings,omitempty"`
+	// Proof is what was seen of the closed source.
+	Proof *fence.Proof `json:"proof,omitempty"`
+}
+
+// proveClosed looks whether the source really takes no writes. The target
+// serves: what is wrong is told, and is no reason to stop.
+func (c *Cutover) proveClosed(ctx context.Context, facts *followFacts) *fence.Proof {
+	proof, err := fence.Prove(ctx, c.source(), fence.ProveOptions{OnClosed: c.Settings.OnClosed})
+	facts.Warnings = append(facts.Warnings, proof.Warnings...)
+	if err != nil {
+		facts.Warnings = append(facts.Warnings, err.Error())
+		return nil
+	}
+	return &proof
 }
 
 func (c *Cutover) follow(ctx context.Context) (any, error) {
 	if err := c.ensureLock(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.stillMine(ctx); err != nil {
 		return nil, err
 	}
 	if err := c.probe(ctx); err != nil {
@@ -78,13 +95,16 @@ func (c *Cutover) follow(ctx context.Context) (any, error) {
 		return nil, err
 	}
 	var facts followFacts
+	facts.Proof = c.proveClosed(ctx, &facts)
 	report, err := warmup.AnalyzeTables(ctx, c.target(), nil, warmup.AnalyzeOptions{Jobs: c.Settings.AnalyzeJobs})
 	if err != nil {
 		// The target serves: worse statistics are a warning, not a reason to stop.
 		facts.Warnings = append(facts.Warnings, fmt.Sprintf("statistics: %v", err))
 	}
 	facts.Analyzed = len(report.Tables)
-	facts.Detached, err = fence.Detach(ctx, c.target(), aheadBound, func(text string) { step.Progress(ctx, "%s", text) })
+	dropped, err := fence.DetachGuarded(ctx, c.target(), fence.Options{Bound: aheadBound, Progress: func(text string) { step.Progress(ctx, "%s", text) }},
+		fence.Mine(c.target(), c.attempt))
+	facts.Detached = dropped.Tables
 	if errors.Is(err, pg.ErrTimeout) {
 		facts.Warnings = append(facts.Warnings, fmt.Sprintf("fence triggers that do nothing are left on %s; pgcutover complete drops them: %v", c.Direction.Target(), err))
 		err = nil

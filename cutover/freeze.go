@@ -5,13 +5,14 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/pgcutover/pgcutover/internal/blocker"
 	"github.com/pgcutover/pgcutover/internal/step"
 	"github.com/pgcutover/pgcutover/publisher"
 )
 
 func (c *Cutover) freezeStep() step.Step {
 	// Each attempt waits lock_timeout and rests up to one and a half of it.
-	bound := time.Duration(c.Settings.Attempts)*(c.Settings.LockTimeout*3+100*time.Millisecond) + 10*time.Second
+	bound := publisher.FreezeOptions{LockTimeout: c.Settings.LockTimeout, Attempts: c.Settings.Attempts, TerminateAfter: c.Settings.TerminateAfter}.Bound()
 	return step.Step{
 		Name:           "freeze",
 		About:          fmt.Sprintf("make writers on %s wait at the gate; those in the middle of a transaction finish first", c.Direction.Source()),
@@ -25,22 +26,42 @@ func (c *Cutover) freezeStep() step.Step {
 }
 
 type freezeFacts struct {
-	Attempts int     `json:"attempts"`
-	LockMS   float64 `json:"lock_ms"` // from the first attempt to the lock
+	Attempts int             `json:"attempts"`
+	Ended    []blocker.Ended `json:"ended,omitempty"` // sessions that were in the way
+	LockMS   float64         `json:"lock_ms"`         // from the first attempt to the lock
 }
 
 func (c *Cutover) freeze(ctx context.Context) (any, error) {
 	began := time.Now()
-	frozen, err := c.lease.Freeze(ctx, publisher.FreezeOptions{
-		LockTimeout: c.Settings.LockTimeout, Attempts: c.Settings.Attempts, Progress: func(text string) { step.Progress(ctx, "%s", text) },
-	})
+	frozen, err := c.tryFreeze(ctx)
 	if err != nil {
 		c.lease.Rollback(context.WithoutCancel(ctx))
 		return nil, err
 	}
 	c.frozenAt = time.Now()
 	c.lease.ExpireAfter(c.Settings.MaxPause) //nolint:contextcheck // the clock must run whatever becomes of ctx
-	return freezeFacts{Attempts: frozen.Attempts, LockMS: ms(time.Since(began))}, nil
+	c.readSequences(ctx)
+	return freezeFacts{Attempts: frozen.Attempts, Ended: frozen.Ended, LockMS: ms(time.Since(began))}, nil
+}
+
+// tryFreeze begins the lease anew when it was in the way itself.
+func (c *Cutover) tryFreeze(ctx context.Context) (publisher.Frozen, error) {
+	var all publisher.Frozen
+	for {
+		frozen, err := c.lease.Freeze(ctx, publisher.FreezeOptions{
+			LockTimeout: c.Settings.LockTimeout, Attempts: c.Settings.Attempts, TerminateAfter: c.Settings.TerminateAfter, Yield: c.yields(),
+			Progress: func(text string) { step.Progress(ctx, "%s", text) },
+		})
+		all.Attempts += frozen.Attempts
+		all.Ended = append(all.Ended, frozen.Ended...)
+		again, err := c.giveWay(ctx, err)
+		if !again {
+			return all, err
+		}
+		if _, err := c.beginLease(ctx); err != nil {
+			return all, err
+		}
+	}
 }
 
 // thawing is an Observer that lets the writers go on at the first failure before

@@ -28,7 +28,12 @@ func (c *Cutover) arm(ctx context.Context) (any, error) {
 	return nil, fence.Arm(ctx, c.target(), c.attempt)
 }
 
+// disarm comes last, and only once the source has said that there is no
+// decision: a guard that was disarmed while one is on its way opens nobody.
 func (c *Cutover) disarm(ctx context.Context) error {
+	if mine, err := c.undecided(ctx); !mine {
+		return err
+	}
 	err := fence.Disarm(ctx, c.target(), c.attempt)
 	if errors.Is(err, fence.ErrNotMine) {
 		return nil

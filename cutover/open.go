@@ -18,7 +18,7 @@ func (c *Cutover) openStep() step.Step {
 		Bound:      time.Minute,
 		Do:         c.open,
 		Behind:     true,
-		Statements: step.Fixed(step.Statement{Server: string(c.Direction.Target()), SQL: fence.OpenNowSQL, Why: "in one transaction that holds the turn and sees the decision, or knows it from " + string(c.Direction.Source()) + " and sees the marker"}),
+		Statements: step.Fixed(step.Statement{Server: string(c.Direction.Target()), SQL: fence.TryOpenSQL, Why: "if this attempt has the turn, and the decision is there, or is known from " + string(c.Direction.Source()) + " and the marker is there"}),
 	}
 }
 
@@ -31,7 +31,7 @@ func (c *Cutover) open(ctx context.Context) (any, error) {
 	facts := openFacts{By: "guard"}
 	err := pg.Wait(ctx, fmt.Sprintf("the condition for opening the %s server", c.Direction.Target()), 5*time.Millisecond, 50*time.Second, func(text string) { step.Progress(ctx, "%s", text) },
 		func(ctx context.Context) (bool, string, error) {
-			opened, err := fence.Open(ctx, c.target(), c.Direction, c.attempt, c.decided)
+			opened, err := fence.Open(ctx, c.target(), c.attempt, c.decided)
 			if errors.Is(err, fence.ErrNotYet) {
 				return false, "neither the decision nor the marker is there yet", nil
 			}

@@ -45,12 +45,17 @@ type pauseFacts struct {
 // pausePoolers pauses all of them or none. A pooler, unlike a lock, stays paused
 // when the tool dies: so the watchdog comes first.
 func (c *Cutover) pausePoolers(ctx context.Context) (any, error) {
+	// What was committed since the gates may take long to arrive: better refused
+	// by name now than drained while clients wait.
+	if _, err := c.gateLag(ctx); err != nil {
+		return nil, err
+	}
 	poolers := c.poolers()
 	if len(poolers) == 0 {
 		return pauseFacts{}, nil
 	}
-	if c.Watch != nil {
-		stop, err := c.Watch(ctx, Watched{Direction: c.Direction, Attempt: c.attempt, LeasePID: c.leasePID()})
+	if c.Watch != nil && c.unwatch == nil {
+		stop, err := c.Watch(ctx, Watched{Direction: c.Direction, Attempt: c.attempt})
 		if err != nil {
 			return nil, fmt.Errorf("starting the watchdog of the poolers' pause: %w", err)
 		}
@@ -61,17 +66,44 @@ func (c *Cutover) pausePoolers(ctx context.Context) (any, error) {
 	for _, p := range poolers {
 		facts.Poolers = append(facts.Poolers, p.Name())
 	}
-	err := together(poolers, func(p traffic.Pauser) error {
-		if err := p.Pause(ctx, c.situation()); err != nil {
-			return hint.With(fmt.Errorf("pausing %s: %w", p.Name(), err), hint.Of(err))
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, errors.Join(err, c.resumePoolers(ctx))
+	if err := c.pauseAll(ctx, poolers); err != nil {
+		return nil, err
 	}
 	facts.TookMS = ms(time.Since(began))
 	return facts, nil
+}
+
+// pauseAll begins the lease anew when clients cannot end their transactions,
+// which pausing a pooler waits for, because of it.
+func (c *Cutover) pauseAll(ctx context.Context, poolers []traffic.Pauser) error {
+	pause := func(ctx context.Context) error {
+		return together(poolers, func(p traffic.Pauser) error {
+			if err := p.Pause(ctx, c.situation()); err != nil {
+				return hint.With(fmt.Errorf("pausing %s: %w", p.Name(), err), hint.Of(err))
+			}
+			return nil
+		})
+	}
+	for {
+		var err error
+		if c.yields() {
+			err = c.lease.Yielding(ctx, true, pause)
+		} else {
+			err = pause(ctx)
+		}
+		if err == nil {
+			return nil
+		}
+		if resumed := c.resumePoolers(ctx); resumed != nil {
+			return errors.Join(err, resumed)
+		}
+		if again, err := c.giveWay(ctx, err); !again {
+			return err
+		}
+		if _, err := c.beginLease(ctx); err != nil {
+			return err
+		}
+	}
 }
 
 // resumePoolers lets the clients go on to where they were. A tool that woke up

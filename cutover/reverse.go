@@ -11,6 +11,7 @@ import (
 	"github.com/pgcutover/pgcutover/fence"
 	"github.com/pgcutover/pgcutover/internal/hint"
 	"github.com/pgcutover/pgcutover/internal/pg"
+	"github.com/pgcutover/pgcutover/internal/state"
 	"github.com/pgcutover/pgcutover/internal/step"
 	"github.com/pgcutover/pgcutover/publisher"
 	"github.com/pgcutover/pgcutover/subscriber"
@@ -125,9 +126,11 @@ func wayBackHint(err error) error {
 }
 
 // dropStale drops the streams of the way back that earlier attempts left: those
-// that flow against this direction. There is nobody who reads from them.
+// that flow against this direction. There is nobody who reads from them. What a
+// newer attempt made is not this one's to drop.
 func (c *Cutover) dropStale(ctx context.Context) error {
-	if _, err := subscriber.DropAll(ctx, c.source(), c.back().Name()); err != nil {
+	earlier := func(name string) bool { return state.StreamAttempt(c.Move.Name, name) < c.attempt }
+	if _, err := subscriber.DropAll(ctx, c.source(), earlier, nil); err != nil {
 		return err
 	}
 	names, err := publisher.Names(ctx, c.target())
@@ -135,10 +138,10 @@ func (c *Cutover) dropStale(ctx context.Context) error {
 		return err
 	}
 	for _, name := range names {
-		if name == c.back().Name() {
+		if !earlier(name) {
 			continue
 		}
-		if err := publisher.Remove(ctx, c.target(), name, 10*time.Second); err != nil {
+		if err := publisher.Remove(ctx, c.target(), name, 10*time.Second, nil); err != nil {
 			return err
 		}
 	}

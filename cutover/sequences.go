@@ -69,26 +69,68 @@ type sequenceFacts struct {
 
 func (c *Cutover) setSequencesAgain(ctx context.Context) (any, error) {
 	began := time.Now()
+	now, err := c.readAhead(ctx)
+	if err != nil {
+		return nil, err
+	}
 	// Sessions on the source live on for a moment and may call nextval by itself: half
 	// of the margin must be left for them.
-	again, err := c.followSequences(ctx, c.Settings.Margin/2)
+	again, err := c.followSequences(ctx, now, c.Settings.Margin/2)
 	if err != nil {
 		return nil, err
 	}
 	return sequenceFacts{Read: len(c.given), Again: again, TookM: ms(time.Since(began))}, nil
 }
 
-// followSequences sets those sequences on the target again that have fewer than
-// reserve numbers left of what they were given.
-func (c *Cutover) followSequences(ctx context.Context, reserve int64) ([]sequences.Change, error) {
+// reading is the sequences' values under way.
+type reading struct {
+	done   chan struct{}
+	values []sequences.Value
+	err    error
+}
+
+// readSequences begins to read the sequences on the source, beside the drain:
+// whoever calls nextval after this might as well call it after the decision.
+func (c *Cutover) readSequences(ctx context.Context) {
+	r := &reading{done: make(chan struct{})}
+	c.reading = r
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.remaining())
+	go func() {
+		defer cancel()
+		defer close(r.done)
+		r.values, r.err = sequences.ReadCalled(limit, c.source().Pool(), c.source().Version(), c.refs())
+	}()
+}
+
+// readAhead returns what readSequences has read, or reads now.
+func (c *Cutover) readAhead(ctx context.Context) ([]sequences.Value, error) {
+	if c.reading == nil {
+		c.readSequences(ctx)
+	}
+	r := c.reading
+	c.reading = nil
+	select {
+	case <-r.done:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if r.err != nil {
+		return nil, fmt.Errorf("on the %s server: %w", c.Direction.Source(), r.err)
+	}
+	return r.values, nil
+}
+
+func (c *Cutover) refs() []sequences.Ref {
 	refs := make([]sequences.Ref, len(c.given))
 	for i, g := range c.given {
 		refs[i] = g.Ref
 	}
-	now, err := sequences.ReadValues(ctx, c.source().Pool(), c.source().Version(), refs)
-	if err != nil {
-		return nil, fmt.Errorf("reading the sequences of the %s server: %w", c.Direction.Source(), err)
-	}
+	return refs
+}
+
+// followSequences sets those sequences on the target again that have fewer than
+// reserve numbers left of what they were given.
+func (c *Cutover) followSequences(ctx context.Context, now []sequences.Value, reserve int64) ([]sequences.Change, error) {
 	again := sequences.Outran(now, c.given, c.Settings.Margin, reserve)
 	if len(again) == 0 {
 		return nil, nil
@@ -103,7 +145,11 @@ func (c *Cutover) followSequences(ctx context.Context, reserve int64) ([]sequenc
 // raiseSequences looks at the source once more when its sessions are gone:
 // values that they took meanwhile by nextval alone must not be handed out again.
 func (c *Cutover) raiseSequences(ctx context.Context) (int, []string, error) {
-	again, err := c.followSequences(ctx, 0)
+	now, err := sequences.ReadValues(ctx, c.source().Pool(), c.source().Version(), c.refs())
+	if err != nil {
+		return 0, nil, fmt.Errorf("reading the sequences of the %s server: %w", c.Direction.Source(), err)
+	}
+	again, err := c.followSequences(ctx, now, 0)
 	if err != nil {
 		return 0, nil, err
 	}

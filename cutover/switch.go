@@ -38,10 +38,13 @@ select a.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''),
             then pg_terminate_backend(a.pid)
             else false end
   from pg_stat_activity a
-  join pg_roles r on r.oid = a.usesysid
+  join pg_roles r on r.oid = a.usesysid -- background workers have none
  cross join (select rolname, rolsuper from pg_roles where rolname = current_user) as me
  where a.datname = current_database()
-   and a.backend_type = 'client backend'
+   and (a.backend_type = 'client backend'
+        or (a.backend_type is null -- hidden from a role without pg_read_all_stats
+            and a.pid not in (select pid from pg_stat_replication where pid is not null)
+            and a.pid not in (select pid from pg_stat_subscription where pid is not null)))
    and a.pid <> pg_backend_pid()
    and coalesce(a.application_name, '') not like 'pgcutover/%'`
 
@@ -65,13 +68,19 @@ func (c *Cutover) switchOver(ctx context.Context) (any, error) {
 	// First those whose clients wait; a probe can wait until the sessions on the
 	// source have ended.
 	errs := []error{c.switchPoolers(ctx, lost)}
+	others := c.startOthers(ctx, lost)
 	if lost == nil {
-		if err := c.endSessions(ctx, &facts); err != nil {
-			return nil, errors.Join(append(errs, err)...)
-		}
+		errs = append(errs, c.endSessions(ctx, &facts))
 	}
-	errs = append(errs, c.verifyPoolers(ctx, &facts))
-	errs = append(errs, c.driveOthers(ctx, lost, &facts)...)
+	errs = append(errs, others(), c.verifyPoolers(ctx, &facts), c.verifyOthers(ctx, &facts))
+	if err := errors.Join(errs...); err != nil && lost == nil {
+		return facts, err
+	}
+	// Had this process slept in the middle of a driver, it would have to be
+	// undone by hand: better said than not noticed.
+	if err := c.stillMine(ctx); err != nil {
+		return facts, hint.With(err, "clients may have been sent to a server that does not serve any more; run: pgcutover doctor")
+	}
 	if errors.Join(errs...) == nil {
 		c.dismissWatch()
 	}
@@ -147,33 +156,78 @@ func together(poolers []traffic.Pauser, f func(traffic.Pauser) error) error {
 	return errors.Join(errs...)
 }
 
-// driveOthers sends the clients of the drivers that are no poolers to the
-// target. Before each somebody else must be kept out: by the one-tool lock, or,
-// with the source out of reach, by the target itself, which serves under this
-// very attempt.
-func (c *Cutover) driveOthers(ctx context.Context, lost error, facts *switchFacts) []error {
-	var errs []error
+// headStart is how long the drivers that are no poolers run before the sessions
+// on the source are ended: clients whose sessions end should find the way.
+const headStart = 300 * time.Millisecond
+
+// startOthers begins to send the clients of the drivers that are no poolers to
+// the target, and returns when that is done or has had its head start.
+func (c *Cutover) startOthers(ctx context.Context, lost error) (wait func() error) {
+	done := make(chan error, 1)
+	go func() { done <- c.switchOthers(ctx, lost) }()
+	head := time.NewTimer(headStart)
+	defer head.Stop()
+	select {
+	case err := <-done:
+		return func() error { return err }
+	case <-head.C:
+		return func() error { return <-done }
+	}
+}
+
+func (c *Cutover) others() []traffic.Driver {
+	var out []traffic.Driver
 	for _, d := range c.Drivers {
-		if _, pooler := d.(traffic.Pauser); pooler {
-			continue
+		if _, pooler := d.(traffic.Pauser); !pooler {
+			out = append(out, d)
 		}
+	}
+	return out
+}
+
+// switchOthers does so one after the other. One driver's failure must not keep
+// the others' clients waiting.
+func (c *Cutover) switchOthers(ctx context.Context, lost error) error {
+	var errs []error
+	for _, d := range c.others() {
 		if err := c.mayDrive(ctx, lost); err != nil {
-			return append(errs, err)
+			return errors.Join(append(errs, err)...)
 		}
-		// One driver's failure must not keep the others' clients waiting.
-		if err := c.drive(ctx, d); err != nil {
-			errs = append(errs, err)
+		if err := d.Switch(ctx, c.situation()); err != nil {
+			errs = append(errs, hint.With(fmt.Errorf("switching %s to the %s server: %w", d.Name(), c.Direction.Target(), err), hint.Of(err)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Cutover) verifyOthers(ctx context.Context, facts *switchFacts) error {
+	var errs []error
+	for _, d := range c.others() {
+		if err := d.Verify(ctx, c.situation()); err != nil {
+			errs = append(errs, hint.With(fmt.Errorf("verifying that %s reaches the %s server: %w", d.Name(), c.Direction.Target(), err), hint.Of(err)))
 			continue
 		}
 		facts.Drivers = append(facts.Drivers, d.Name())
 	}
-	return errs
+	return errors.Join(errs...)
 }
 
+// mayDrive says whether clients may be sent to the target: while the one-tool
+// lock is held or, with the source out of reach, nobody can hold it; and while
+// the target serves under this very attempt.
 func (c *Cutover) mayDrive(ctx context.Context, lost error) error {
 	if lost == nil {
-		return c.ensureLock(ctx)
+		if err := c.ensureLock(ctx); err != nil {
+			return err
+		}
 	}
+	return c.stillMine(ctx)
+}
+
+// stillMine proves that the target serves under this very attempt. The lock does
+// not say so: taken again, after this process slept, others may have turned the
+// writes back in between.
+func (c *Cutover) stillMine(ctx context.Context) error {
 	turn, err := state.ReadTurn(ctx, c.target().Pool())
 	if err != nil {
 		return err

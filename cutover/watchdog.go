@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/pgcutover/pgcutover/fence"
 	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/state"
 	"github.com/pgcutover/pgcutover/traffic"
@@ -28,7 +27,6 @@ var ErrTakenOver = errors.New("another tool works on this move")
 type Watched struct {
 	Direction state.Direction `json:"direction"`
 	Attempt   int64           `json:"attempt"`
-	LeasePID  int32           `json:"lease_pid"` // the tool's session that holds the one-tool lock
 }
 
 // EndPause is the work of a watchdog, in a process of its own, once the tool
@@ -42,13 +40,19 @@ func (c *Cutover) EndPause(ctx context.Context, w Watched, progress func(string)
 	defer c.unlock(ctx)
 	began, resumed := time.Now(), false
 	return pg.Wait(ctx, "the poolers' pause to end", 100*time.Millisecond, watchBound, progress, func(ctx context.Context) (bool, string, error) {
-		answer, err := c.verdict(ctx, w.LeasePID)
+		answer, err := c.verdict(ctx)
 		switch {
 		case errors.Is(err, ErrTakenOver):
 			return false, "", err
-		case answer == yes:
+		case answer == yes && err == nil:
 			c.decided = true
 			if err := c.sendPoolers(ctx); err != nil {
+				return false, err.Error(), nil
+			}
+			// Had this process slept meanwhile, somebody may have turned the writes
+			// again: then the next look says so.
+			if err := c.stillMine(ctx); err != nil {
+				c.decided = false
 				return false, err.Error(), nil
 			}
 			progress(fmt.Sprintf("the decision was made: the poolers' clients go to the %s server", c.Direction.Target()))
@@ -59,7 +63,7 @@ func (c *Cutover) EndPause(ctx context.Context, w Watched, progress func(string)
 			}
 			progress(fmt.Sprintf("there was no decision: the poolers' clients go on to the %s server", c.Direction.Source()))
 			return true, "", nil
-		case !resumed && time.Since(began) > unknownBound:
+		case !resumed && time.Since(began) > unknownBound: // not known, or known and not open yet
 			if err := c.releasePoolers(ctx); err != nil {
 				return false, err.Error(), nil
 			}
@@ -80,17 +84,19 @@ const (
 
 // verdict asks once whether the attempt was decided. err says why not more is
 // known.
-func (c *Cutover) verdict(ctx context.Context, leasePID int32) (answer, error) {
+func (c *Cutover) verdict(ctx context.Context) (answer, error) {
 	once, cancel := context.WithTimeout(ctx, relockBound+3*time.Second)
 	defer cancel()
-	if there, err := state.Decided(once, c.target().Pool(), c.Direction, c.attempt); err == nil && there {
-		return yes, c.othersAtWork(once, leasePID)
-	}
-	if there, err := state.Decided(once, c.source().Pool(), c.Direction, c.attempt); err == nil && there {
-		return yes, c.othersAtWork(once, leasePID)
-	}
-	if err := c.othersAtWork(once, leasePID); err != nil {
+	if err := c.turnedOn(once); err != nil {
 		return unknown, err
+	}
+	if turn, err := state.ReadTurn(once, c.target().Pool()); err == nil && turn.Attempt == c.attempt && turn.Open {
+		return yes, nil // opened by a tool that knew the decision from the source
+	}
+	for _, s := range []*pg.Server{c.target(), c.source()} {
+		if there, err := state.Decided(once, s.Pool(), c.Direction, c.attempt); err == nil && there {
+			return yes, c.opened(once)
+		}
 	}
 	if err := c.relock(once); err != nil {
 		return unknown, err
@@ -113,21 +119,29 @@ func (c *Cutover) verdict(ctx context.Context, leasePID int32) (answer, error) {
 	return no, nil
 }
 
-// othersAtWork returns ErrTakenOver when a session that is neither ours nor the
-// vanished tool's holds the one-tool lock, or when a newer attempt was taken.
-func (c *Cutover) othersAtWork(ctx context.Context, leasePID int32) error {
-	turn, err := state.ReadTurn(ctx, c.source().Pool())
+// turnedOn returns ErrTakenOver when either server has seen a newer attempt: the
+// tool that took it deals with the poolers.
+func (c *Cutover) turnedOn(ctx context.Context) error {
+	for _, s := range []*pg.Server{c.target(), c.source()} {
+		turn, err := state.ReadTurn(ctx, s.Pool())
+		if err == nil && turn.Attempt > c.attempt {
+			return fmt.Errorf("%w: attempt %d", ErrTakenOver, turn.Attempt)
+		}
+	}
+	return nil
+}
+
+// opened waits no longer than the caller looks: the decision is there, and the
+// guard opens the target when it arrives.
+func (c *Cutover) opened(ctx context.Context) error {
+	turn, err := state.ReadTurn(ctx, c.target().Pool())
 	if err != nil {
-		return nil // it does not answer: nobody works there
+		return err
 	}
-	if turn.Attempt != c.attempt {
-		return fmt.Errorf("%w: attempt %d: %w", ErrTakenOver, turn.Attempt, fence.ErrNotMine)
+	if turn.Attempt == c.attempt && !turn.Open {
+		return fmt.Errorf("the decision was made, the %s server is not open yet", c.Direction.Target())
 	}
-	holder, err := pg.LockHolderPID(ctx, c.source())
-	if err != nil || holder == 0 || holder == leasePID || (c.lease != nil && holder == c.lease.PID()) {
-		return nil
-	}
-	return fmt.Errorf("%w: session %d", ErrTakenOver, holder)
+	return nil
 }
 
 // sendPoolers sends every pooler's clients to the target.
@@ -140,13 +154,4 @@ func (c *Cutover) releasePoolers(ctx context.Context) error {
 	situation := c.situation()
 	situation.Serving = ""
 	return together(c.poolers(), func(p traffic.Pauser) error { return p.Resume(ctx, situation) })
-}
-
-// leasePID is the session that holds the one-tool lock for this attempt, 0 when
-// there is none.
-func (c *Cutover) leasePID() int32 {
-	if c.lease == nil {
-		return 0
-	}
-	return c.lease.PID()
 }

@@ -26,6 +26,7 @@ const (
 	oneWait     = 50 * time.Millisecond
 	politeWait  = 200 * time.Millisecond
 	patientWait = 2 * time.Second // more than the usual deadlock_timeout
+	batchTotal  = time.Second     // tables that are each waited for must not add up
 	reportEvery = time.Second
 	lookFor     = 2 * time.Second
 )
@@ -230,7 +231,9 @@ func (w *work) try(ctx context.Context, polite, wait time.Duration, tables ...Ta
 			polite.Milliseconds(), strings.Join(names, ", "))); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, fmt.Sprintf("set local lock_timeout = %d;\n%s", wait.Milliseconds(), strings.Join(statements, ";\n")))
+		// One statement, because the server bounds each of a message by itself.
+		_, err := tx.Exec(ctx, fmt.Sprintf("set local lock_timeout = %d;\nset local statement_timeout = %d;\ndo %s",
+			wait.Milliseconds(), batchTotal.Milliseconds(), escaped("begin\n"+strings.Join(statements, ";\n")+";\nend")))
 		return err
 	})
 	if err == nil {
@@ -239,9 +242,14 @@ func (w *work) try(ctx context.Context, polite, wait time.Duration, tables ...Ta
 	return err
 }
 
-// retryable tells a refused lock from a failure.
+// escaped is a literal whose meaning no setting changes.
+func escaped(s string) string {
+	return "E'" + strings.NewReplacer(`\`, `\\`, `'`, `''`).Replace(s) + "'"
+}
+
+// retryable tells a refused lock, or one that took too long, from a failure.
 func retryable(err error) bool {
-	return pg.IsCode(err, pg.LockNotAvailable, pg.DeadlockDetected)
+	return pg.IsCode(err, pg.LockNotAvailable, pg.DeadlockDetected, pg.QueryCanceled)
 }
 
 // vanished tells that a table was dropped since it was listed: nothing is left

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pgcutover/pgcutover/fence"
 	"github.com/pgcutover/pgcutover/internal/pg"
+	"github.com/pgcutover/pgcutover/internal/pgserver"
 	"github.com/pgcutover/pgcutover/internal/pgtest"
 	"github.com/pgcutover/pgcutover/internal/state"
 )
@@ -274,17 +275,76 @@ func TestOpeningDoesNotDependOnThat(t *testing.T) {
 	})
 }
 
-// What the role of the other server's connection is must not be guessed.
-func TestRevokeConnectKeepsThePeer(t *testing.T) {
-	s := newServer(t, pg.Old, pgtest.Majors(t)[0])
-	tool, err := pg.Open(t.Context(), pg.Options{Side: pg.Old, URL: s.url, PeerURL: "host=127.0.0.1 user=stream's dbname=x", Move: "m"})
-	if err != nil {
-		t.Fatal(err)
+// Whoever streams from the closed server must get in again, or the decision
+// could not travel.
+func TestRevokeConnectKeepsTheStream(t *testing.T) {
+	for peer, role := range map[string]string{
+		`host=127.0.0.1 user='stream\'s' dbname=x sslrootcert=/nowhere`: `stream''s`, "postgresql://other%20one@127.0.0.1/x": "other one",
+		"postgres://127.0.0.1/x?user=third": "third", "": "postgres",
+	} {
+		t.Run(role, func(t *testing.T) {
+			s := newServer(t, pg.Old, pgtest.Majors(t)[0])
+			tool, err := pg.Open(t.Context(), pg.Options{Side: pg.Old, URL: s.url, PeerURL: peer, Move: "m"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer tool.Close()
+			sql, err := fence.RevokeConnectSQL(tool)
+			if want := `select pgcutover.lock_out(array[E'postgres', E'` + role + `', E'pgcutover_m']::text[])`; sql != want || err != nil {
+				t.Errorf("%s, %v, want %s", sql, err, want)
+			}
+		})
 	}
-	defer tool.Close()
-	sql, err := fence.RevokeConnectSQL(tool)
-	if want := `select pgcutover.lock_out(array['postgres', 'stream''s', 'pgcutover_m']::text[])`; sql != want || err != nil {
-		t.Errorf("%s, %v, want %s", sql, err, want)
+	eachMajor(t, pg.Old, func(t *testing.T, s *server) {
+		role, cluster := "streams_"+s.Move(), pgtest.Server(t, s.Major())
+		to := pgtest.Database(t, cluster)
+		pgtest.Exec(t, s.url, "create role "+role+" login replication", "create publication p")
+		pgtest.Exec(t, s.url, fmt.Sprintf("select pg_create_logical_replication_slot('%s', 'pgoutput')", role))
+		t.Cleanup(func() { pgtest.Exec(t, s.url, "drop role "+role) })
+		pgtest.Exec(t, to, fmt.Sprintf("create subscription %[1]s connection 'host=127.0.0.1 port=%[2]d dbname=%[3]s user=%[1]s' publication p with (create_slot = false, copy_data = false)",
+			role, cluster.Port(), s.Database()))
+		until(t, "the stream", func() bool {
+			return pgtest.Value[int](t, s.url, "select count(*) from pg_stat_replication where usename = $1", role) == 1
+		})
+		c := s.closing()
+		c.RevokeConnect = true
+		s.closeAll(t, c)
+		if !pgtest.Value[bool](t, s.url, `select has_database_privilege($1, current_database(), 'connect')`, role) {
+			t.Error("the stream's role may not connect")
+		}
+		s.openAll(t)
+		pgtest.Exec(t, to, "alter subscription "+role+" disable", "alter subscription "+role+" set (slot_name = none)", "drop subscription "+role)
+		until(t, "the slot to be free", func() bool {
+			return !pgtest.Value[bool](t, s.url, "select active from pg_replication_slots where slot_name = $1", role)
+		})
+		pgtest.Exec(t, s.url, fmt.Sprintf("select pg_drop_replication_slot('%s')", role))
+	})
+}
+
+// Why it is not for clients that name both servers: from a server that is
+// read-only they go on to the next one, from one that refuses them they do not.
+func TestRevokeConnectStopsClientsWithSeveralHosts(t *testing.T) {
+	majors := pgtest.Majors(t)
+	s := newServer(t, pg.Old, majors[0])
+	other := pgtest.Cluster(t, pgserver.Options{Major: majors[len(majors)-1]})
+	role := "hosts_" + s.Move()
+	for _, url := range []string{s.url, other.URL("postgres")} {
+		pgtest.Exec(t, url, "create role "+role+" login")
+	}
+	t.Cleanup(func() { pgtest.Exec(t, s.url, readWrite, "drop role "+role) })
+	pgtest.Exec(t, other.URL("postgres"), "create database "+s.Database())
+	hosts := fmt.Sprintf("host=127.0.0.1,127.0.0.1 port=%d,%d dbname=%s user=%s target_session_attrs=read-write",
+		pgtest.Server(t, majors[0]).Port(), other.Port(), s.Database(), role)
+	c := s.closing()
+	for _, c.RevokeConnect = range []bool{false, true} {
+		s.closeAll(t, c)
+		conn, err := pgx.Connect(t.Context(), hosts)
+		if err == nil {
+			pg.Close(t.Context(), conn)
+		}
+		if c.RevokeConnect && pg.Code(err) != pg.InsufficientPrivilege || !c.RevokeConnect && err != nil {
+			t.Errorf("without CONNECT %t: %v", c.RevokeConnect, err)
+		}
 	}
 }
 

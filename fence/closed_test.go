@@ -213,7 +213,7 @@ func TestClosedFenceSaysWhy(t *testing.T) {
 			s := newServer(t, side, pgtest.Majors(t)[0])
 			pgtest.Exec(t, s.url, `create table public.t (n integer)`)
 			s.fenced(t)
-			s.close(t, fence.Error)
+			pgtest.Exec(t, s.url, fence.ClosedSQL(s.Server, fence.Error, s.oid, s.closing().Since))
 			pgtest.Exec(t, s.url, `do $$
 			declare m text; h text;
 			begin
@@ -223,7 +223,10 @@ func TestClosedFenceSaysWhy(t *testing.T) {
 			  execute format('comment on function pgcutover.check() is %L', m || '|' || h);
 			end $$`)
 			said := pgtest.Value[string](t, s.url, `select obj_description('pgcutover.check()'::regprocedure)`)
-			for _, part := range []string{s.Move(), string(side) + " server", want, "pgcutover status"} {
+			for _, part := range []string{
+				"writes are refused: pgcutover moves this database", fmt.Sprintf("move %q", s.Move()), string(side) + " server, closed since 2026-05-04 03:02:01Z",
+				want, "pgcutover status",
+			} {
 				if !strings.Contains(said, part) {
 					t.Errorf("%q does not say %q", said, part)
 				}

@@ -22,6 +22,12 @@
 // does not bypass it, and lets replication through by asking whether the
 // session is a client backend.
 //
+// Closing a server for good (Close) also sets the read-only default that
+// multihost clients go by, comments the database with why it refuses writes, and
+// may take CONNECT from its clients; what that replaces is kept in
+// pgcutover.kept and put back when the server is opened, or by Revert. Prove
+// looks afterwards whether the server really takes no writes.
+//
 // On the new server the guard, an ENABLE REPLICA row trigger on the decision
 // table, opens the fence inside the apply transaction that delivers the
 // decision. It needs no session and has no deadline.

@@ -92,6 +92,53 @@ $open$;
 end
 $pgcutover$`
 
+// tryOpenForwardSQL is the tool's own open on new, all of it in one statement and
+// so in one transaction and one round trip: the writers wait for it. known says
+// that the decision is known from the source; then the marker must be here,
+// which proves that all else is.
+const tryOpenForwardSQL = `
+create or replace function pgcutover.try_open(mine bigint, known boolean) returns text
+language plpgsql security definer set search_path = pg_catalog as $pgcutover$
+declare
+  t record;
+begin
+  select attempt, armed, open into t from pgcutover.turn for update;
+  if t.attempt <> mine then
+    return 'turn ' || t.attempt;
+  elsif t.open then
+    return 'open';
+  elsif exists (select 1 from pgcutover.decision_forward where attempt = mine)
+     or (known and exists (select 1 from pgcutover.marker_forward where attempt = mine)) then
+    perform pgcutover.open_now();
+    return 'opened';
+  end if;
+  return 'not yet';
+end
+$pgcutover$;
+revoke all on function pgcutover.try_open(bigint, boolean) from public`
+
+// tryOpenBackSQL is the same on old, for a rollback.
+const tryOpenBackSQL = `
+create or replace function pgcutover.try_open(mine bigint, known boolean) returns text
+language plpgsql security definer set search_path = pg_catalog as $pgcutover$
+declare
+  t record;
+begin
+  select attempt, armed, open into t from pgcutover.turn for update;
+  if t.attempt <> mine then
+    return 'turn ' || t.attempt;
+  elsif t.open then
+    return 'open';
+  elsif exists (select 1 from pgcutover.decision_back where attempt = mine)
+     or (known and exists (select 1 from pgcutover.marker_back where attempt = mine)) then
+    perform pgcutover.open_now();
+    return 'opened';
+  end if;
+  return 'not yet';
+end
+$pgcutover$;
+revoke all on function pgcutover.try_open(bigint, boolean) from public`
+
 // guardForwardSQL makes the guard of the new server, which fires for replicated
 // rows only.
 const guardForwardSQL = `
@@ -154,11 +201,11 @@ func installSQL(s *pg.Server, onClosed OnClosed, databaseOID uint32, have has) [
 	}
 	if !have.fence {
 		out = append(out, fenceSQL, guardSQL)
-		guard := guardForwardSQL
-		if s.Side() == pg.Old {
-			guard = guardBackSQL
+		if s.Side() == pg.New {
+			out = append(out, guardForwardSQL, tryOpenForwardSQL)
+		} else {
+			out = append(out, guardBackSQL, tryOpenBackSQL)
 		}
-		out = append(out, guard)
 	}
 	if !have.kept || !have.fence {
 		out = append(out, revokeSQL)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgcutover/pgcutover/internal/blocker"
 	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/state"
 )
@@ -85,44 +86,27 @@ func DryRun(ctx context.Context, s *pg.Server) error {
 // OpenNowSQL opens the server, in a transaction that holds the turn's row.
 const OpenNowSQL = `select pgcutover.open_now()`
 
+// TryOpenSQL opens the server if it may be opened; see tryOpenForwardSQL.
+const TryOpenSQL = `select pgcutover.try_open($1, $2)`
+
 // Open opens the target for attempt in one synchronous transaction, if the
 // decision is visible here, or if it is known from the source (known) and the
 // marker is visible here. It returns false when it was open already, and
 // ErrNotYet when the condition is not met: then wait and ask again.
-func Open(ctx context.Context, s *pg.Server, d state.Direction, attempt int64, known bool) (opened bool, err error) {
-	err = state.Tx(ctx, s, "5s", func(tx pgx.Tx) error {
-		t, err := state.LockTurn(ctx, tx)
-		if err != nil {
-			return err
-		}
-		if t.Attempt != attempt {
-			return fmt.Errorf("opening the %s server for attempt %d while attempt %d has the turn: %w", s.Side(), attempt, t.Attempt, ErrNotMine)
-		}
-		if t.Open {
-			return nil
-		}
-		may, err := mayOpen(ctx, tx, d, attempt, known)
-		if err != nil {
-			return err
-		}
-		if !may {
-			return ErrNotYet
-		}
-		if _, err := tx.Exec(ctx, OpenNowSQL); err != nil {
-			return fmt.Errorf("opening the %s server: %w", s.Side(), err)
-		}
-		opened = true
-		return nil
-	})
-	return opened && err == nil, err
-}
-
-func mayOpen(ctx context.Context, tx pgx.Tx, d state.Direction, attempt int64, known bool) (bool, error) {
-	decided, err := state.Decided(ctx, tx, d, attempt)
-	if err != nil || decided || !known {
-		return decided, err
+func Open(ctx context.Context, s *pg.Server, attempt int64, known bool) (opened bool, err error) {
+	var answer string
+	if err := s.Pool().QueryRow(ctx, TryOpenSQL, attempt, known).Scan(&answer); err != nil {
+		return false, fmt.Errorf("opening the %s server: %w", s.Side(), err)
 	}
-	return state.Marked(ctx, tx, d, attempt)
+	switch answer {
+	case "opened":
+		return true, nil
+	case "open":
+		return false, nil
+	case "not yet":
+		return false, ErrNotYet
+	}
+	return false, fmt.Errorf("opening the %s server for attempt %d while another has the turn (%s): %w", s.Side(), attempt, answer, ErrNotMine)
 }
 
 // UndoOnSource runs undo on the source in one transaction that holds the turn's
@@ -147,4 +131,39 @@ func UndoOnSource(ctx context.Context, s *pg.Server, d state.Direction, attempt 
 		}
 		return undo(tx)
 	})
+}
+
+// Guard is asked inside a transaction before that changes anything; an error
+// ends it. It is what keeps a tool that slept from undoing what others did.
+type Guard func(ctx context.Context, tx pgx.Tx) error
+
+// Mine is the guard of a tool whose attempt opened the server: it holds the turn
+// and returns ErrNotMine when another attempt has it, or the server is closed.
+func Mine(s *pg.Server, attempt int64) Guard {
+	return func(ctx context.Context, tx pgx.Tx) error {
+		t, err := state.LockTurn(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if t.Attempt != attempt || !t.Open {
+			return fmt.Errorf("attempt %d has the turn on the %s server (open: %t), not attempt %d: %w", t.Attempt, s.Side(), t.Open, attempt, ErrNotMine)
+		}
+		return nil
+	}
+}
+
+// DetachGuarded is DetachWith whose every transaction asks guard first.
+func DetachGuarded(ctx context.Context, s *pg.Server, o Options, guard Guard) (Changed, error) {
+	w := newWork(s, "dropping fence triggers", blocker.AccessExclusive, o)
+	w.sql = func(t Table) string { return DetachSQL(s.Move(), t) }
+	w.patience = politeWait // the turn is held meanwhile
+	w.tx = func(ctx context.Context, f func(pgx.Tx) error) error {
+		return state.Tx(ctx, s, "5s", func(tx pgx.Tx) error {
+			if err := guard(ctx, tx); err != nil {
+				return err
+			}
+			return f(tx)
+		})
+	}
+	return w.run(ctx, o.Bound, standing)
 }

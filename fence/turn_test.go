@@ -124,7 +124,7 @@ func TestOpen(t *testing.T) {
 		}
 		refuses := func(attempt int64, known bool, want error) {
 			t.Helper()
-			if opened, err := fence.Open(t.Context(), s.Server, state.Forward, attempt, known); !errors.Is(err, want) || opened {
+			if opened, err := fence.Open(t.Context(), s.Server, attempt, known); !errors.Is(err, want) || opened {
 				t.Errorf("opening attempt %d, known from old %t: %t, %v, want %v", attempt, known, opened, err, want)
 			}
 			s.isOpen(t, false)
@@ -144,7 +144,7 @@ func TestOpen(t *testing.T) {
 		do(t, conn, `commit`)
 		refuses(3, false, fence.ErrNotYet) // drained, but not decided
 		for _, want := range []bool{true, false} {
-			if opened, err := fence.Open(t.Context(), s.Server, state.Forward, 3, true); err != nil || opened != want {
+			if opened, err := fence.Open(t.Context(), s.Server, 3, true); err != nil || opened != want {
 				t.Errorf("opened %t, %v, want %t", opened, err, want)
 			}
 			s.isOpen(t, true)
@@ -161,7 +161,7 @@ func TestOpenByTheDecisionAlone(t *testing.T) {
 		conn := begun(t, s.url, `set transaction read write`)
 		do(t, conn, decideSQL, int64(1)) // by no apply worker, so that the guard stays out of it
 		do(t, conn, `commit`)
-		if opened, err := fence.Open(t.Context(), s.Server, state.Forward, 1, false); err != nil || !opened {
+		if opened, err := fence.Open(t.Context(), s.Server, 1, false); err != nil || !opened {
 			t.Errorf("opened %t, %v", opened, err)
 		}
 		s.isOpen(t, true)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/pgcutover/pgcutover/internal/blocker"
@@ -34,7 +35,11 @@ type FreezeOptions struct {
 	// is ended; 0 means that none is ended. While there is one that will be
 	// ended, Freeze goes on beyond Attempts.
 	TerminateAfter time.Duration
-	Progress       func(string) // may be nil
+	// Yield makes Freeze return a *HoldsUpError, in place of asking for the gate
+	// again, when the lease itself keeps a transaction from ending that has
+	// passed the gate.
+	Yield    bool
+	Progress func(string) // may be nil
 }
 
 // Bound is how long Freeze takes at the most.
@@ -49,9 +54,10 @@ type Frozen struct {
 }
 
 // Freeze locks the gate. Between its attempts it leaves the writers room, for a
-// random while; as long as those who refused it are still there it does not ask
-// again, because that would only hold others up. It gives up, with ErrNotFrozen
-// and the names of those in the way, after the attempts.
+// random while. As long as a transaction that refused it, and is not a short
+// one, is still there, it lets an attempt pass, because that would only hold
+// others up. It gives up, with ErrNotFrozen and the names of those in the way,
+// after the attempts.
 func (l *Lease) Freeze(ctx context.Context, o FreezeOptions) (Frozen, error) {
 	f := freezing{lease: l, options: o, began: time.Now(), lockTimeout: l.clamp(o.LockTimeout)}
 	f.watch = &blocker.Watch{
@@ -85,9 +91,15 @@ type freezing struct {
 
 func (f *freezing) run(ctx context.Context) error {
 	for turn := 1; ; turn++ {
+		if err := f.yield(ctx); err != nil {
+			return err
+		}
 		f.result.Attempts++
 		err := f.lease.guarded(ctx, "gate", f.lockTimeout, FreezeSQL)
 		if err == nil || !pg.IsCode(err, pg.LockNotAvailable, pg.DeadlockDetected) {
+			return err
+		}
+		if err := f.yield(ctx); err != nil {
 			return err
 		}
 		found, err := f.look(ctx)
@@ -102,6 +114,15 @@ func (f *freezing) run(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// yield returns a *HoldsUpError when asking for the gate would be in vain; the
+// server could even find a deadlock then that we are part of.
+func (f *freezing) yield(ctx context.Context) error {
+	if !f.options.Yield {
+		return nil
+	}
+	return f.lease.yield(ctx, nil)
 }
 
 // look fails only when a session was to be ended and that was refused: not to
@@ -120,9 +141,14 @@ func (f *freezing) patient(found []blocker.Session) bool {
 	return f.watch.Hopeful(found) && time.Since(f.began) < f.options.TerminateAfter+time.Duration(f.options.Attempts)*2*f.lockTimeout
 }
 
+// longTransaction is the age from which a transaction is not expected to end
+// within an attempt.
+const longTransaction = time.Second
+
 // rest leaves the writers room, and lets turns pass in which an attempt would
-// meet the same sessions again; not the last one.
+// meet the same long transactions again; not the last one.
 func (f *freezing) rest(ctx context.Context, turn int, met []blocker.Session) (int, error) {
+	long := slices.DeleteFunc(slices.Clone(met), func(s blocker.Session) bool { return s.Age < longTransaction.Seconds() })
 	for {
 		if err := pause(ctx, f.lockTimeout/2+rand.N(f.lockTimeout)); err != nil {
 			return turn, err
@@ -131,11 +157,29 @@ func (f *freezing) rest(ctx context.Context, turn int, met []blocker.Session) (i
 		if err != nil {
 			return turn, err
 		}
-		if !blocker.Still(met, found) || turn+1 >= f.options.Attempts && !f.patient(found) {
-			return turn, nil
+		if !blocker.Still(long, found) || turn+1 >= f.options.Attempts && !f.patient(found) {
+			return turn, f.outlast(ctx, met, found)
 		}
 		turn++
 	}
+}
+
+// outlastEvery is how often outlast looks.
+const outlastEvery = 20 * time.Millisecond
+
+// outlast waits until none of those met is left, for deadlock_timeout at the
+// most: an application that deadlocked with itself is best asked right after.
+func (f *freezing) outlast(ctx context.Context, met, found []blocker.Session) error {
+	for began := time.Now(); blocker.Still(met, found) && time.Since(began) < f.lease.deadlock; {
+		if err := pause(ctx, outlastEvery); err != nil {
+			return err
+		}
+		var err error
+		if found, err = f.look(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func pause(ctx context.Context, d time.Duration) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pgcutover/pgcutover/internal/blocker"
 	"github.com/pgcutover/pgcutover/internal/hint"
@@ -74,6 +77,7 @@ func TestFreezeNamesWhoIsInTheWay(t *testing.T) {
 	eachMajor(t, func(t *testing.T, s *server) {
 		l := s.begun(t)
 		holder := s.holding(t)
+		<-time.After(1100 * time.Millisecond) // a short one would be asked again for
 		var said []string
 		frozen, err := l.Freeze(t.Context(), publisher.FreezeOptions{
 			LockTimeout: 30 * time.Millisecond, Attempts: 8, Progress: func(text string) { said = append(said, text) },
@@ -188,6 +192,70 @@ func TestFreezeIsStopped(t *testing.T) {
 		if err == nil || time.Since(began) > 5*time.Second {
 			t.Errorf("%v after %s", err, time.Since(began))
 		}
+	})
+}
+
+// An application that deadlocks with itself: the gate is had beside it, within a
+// few attempts, and none of its deadlocks has anything to do with us.
+func TestFreezeBesideDeadlocks(t *testing.T) {
+	eachMajor(t, func(t *testing.T, s *server) {
+		pgtest.Exec(t, s.url, `insert into public.t (id, n) select i, 0 from generate_series(1001, 1012) i`,
+			fmt.Sprintf(`alter database %s set deadlock_timeout = '500ms'`, pgtest.Value[string](t, s.url, `select current_database()::text`)))
+		ctx, stop := context.WithCancel(t.Context())
+		var group errgroup.Group
+		var deadlocks atomic.Int32
+		var withUs atomic.Pointer[string]
+		for range 6 {
+			conn := connect(t, s.url)
+			group.Go(func() error {
+				for ctx.Err() == nil {
+					a := 1001 + rand.N(12)
+					b := 1001 + (a-1000+rand.N(11))%12
+					<-time.After(8 * time.Millisecond)
+					_, err := conn.Exec(context.WithoutCancel(ctx), fmt.Sprintf(`begin; update public.t set n = n + 1 where id = %d;
+						select pg_sleep(0.002); update public.t set n = n + 1 where id = %d; commit`, a, b))
+					var answer *pgconn.PgError
+					if errors.As(err, &answer) && answer.Code == pg.DeadlockDetected {
+						deadlocks.Add(1)
+						if strings.Contains(answer.Detail, "Lock on relation") { // its own are about rows
+							withUs.Store(&answer.Detail)
+						}
+						_, err = conn.Exec(context.WithoutCancel(ctx), "rollback")
+					}
+					if err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+		until(t, "a deadlock", func() bool { return deadlocks.Load() > 0 })
+		l := s.begun(t)
+		attempts := 0
+		const rounds = 6
+		for range rounds {
+			frozen, err := l.Freeze(t.Context(), publisher.FreezeOptions{LockTimeout: 300 * time.Millisecond, Attempts: 20})
+			if err != nil {
+				t.Fatal(err)
+			}
+			attempts += frozen.Attempts
+			l.Rollback(t.Context())
+			<-time.After(100 * time.Millisecond)
+			if err := l.Begin(t.Context(), attempt); err != nil {
+				t.Fatal(err)
+			}
+		}
+		stop()
+		if err := group.Wait(); err != nil {
+			t.Errorf("a client met %v", err)
+		}
+		if attempts > 4*rounds {
+			t.Errorf("%d freezes took %d attempts", rounds, attempts)
+		}
+		if detail := withUs.Load(); detail != nil {
+			t.Errorf("a deadlock that is not only the application's: %s", *detail)
+		}
+		t.Logf("%d freezes took %d attempts beside %d deadlocks", rounds, attempts, deadlocks.Load())
 	})
 }
 

@@ -27,9 +27,9 @@ type Lease struct {
 	// deadlock is the server's deadlock_timeout, read by Begin.
 	deadlock time.Duration
 	expiry   *time.Timer
-	ctx    context.Context //nolint:containedctx // the lease is a lifetime: its context ends with the session
-	lose   context.CancelCauseFunc
-	done   chan struct{}
+	ctx      context.Context //nolint:containedctx // the lease is a lifetime: its context ends with the session
+	lose     context.CancelCauseFunc
+	done     chan struct{}
 }
 
 // Bounds of the lease's session. Every statement is bounded, because a client

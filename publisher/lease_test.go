@@ -124,6 +124,24 @@ func TestLeaseIntoSilence(t *testing.T) {
 	})
 }
 
+// A statement into silence is given up after a while, whatever its caller's
+// patience.
+func TestLeaseStatementIntoSilence(t *testing.T) {
+	eachMajor(t, func(t *testing.T, s *server) {
+		l := s.begun(t)
+		s.proxy.Stall()
+		began := time.Now()
+		err := l.Transaction(func(q state.Querier) error {
+			var n int
+			return q.QueryRow(t.Context(), "select 1").Scan(&n)
+		})
+		if took := time.Since(began); !errors.Is(err, publisher.ErrLeaseLost) || took > 10*time.Second {
+			t.Errorf("%v after %s", err, took)
+		}
+		s.proxy.Restore(t)
+	})
+}
+
 func TestLeaseThatFailed(t *testing.T) {
 	eachMajor(t, func(t *testing.T, s *server) {
 		l := s.frozen(t)

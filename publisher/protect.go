@@ -18,7 +18,10 @@ type ProtectOptions struct {
 	// TerminateAfter is how long a client's session may hold a table that is to
 	// be protected before it is ended; 0 means that none is ended.
 	TerminateAfter time.Duration
-	Progress       func(string) // may be nil
+	// Yield makes Protect return a *HoldsUpError when who is in its way waits, in
+	// turn, for what it has locked already.
+	Yield    bool
+	Progress func(string) // may be nil
 }
 
 const (
@@ -40,7 +43,7 @@ func (l *Lease) Protect(ctx context.Context, tables []string, o ProtectOptions) 
 		Progress: o.Progress, Doing: "keeping DDL out during the cutover",
 	}
 	for batch := range slices.Chunk(tables, protectBatch) {
-		if err := l.protectBatch(ctx, watch, batch); err != nil {
+		if err := l.protectBatch(ctx, watch, batch, o.Yield); err != nil {
 			return watch.Ended(), err
 		}
 	}
@@ -50,17 +53,23 @@ func (l *Lease) Protect(ctx context.Context, tables []string, o ProtectOptions) 
 	return watch.Ended(), nil
 }
 
-func (l *Lease) protectBatch(ctx context.Context, watch *blocker.Watch, tables []string) error {
+func (l *Lease) protectBatch(ctx context.Context, watch *blocker.Watch, tables []string, yield bool) error {
 	began, lockTimeout := time.Now(), protectFirst
 	patience := min(max(leaseLock, l.deadlock+500*time.Millisecond), leaseStatement-500*time.Millisecond)
 	for {
 		err := l.tryProtect(ctx, tables, lockTimeout)
-		if err == nil || !pg.IsCode(err, pg.LockNotAvailable, pg.DeadlockDetected) {
+		// Many tables that are each waited for add up to the bound of a statement.
+		if err == nil || !pg.IsCode(err, pg.LockNotAvailable, pg.DeadlockDetected, pg.QueryCanceled) {
 			return wrapProtect(err)
 		}
 		found, looked := watch.Look(ctx, tables...)
 		if looked != nil && ctx.Err() == nil {
 			return looked
+		}
+		if yield {
+			if err := l.yield(ctx, found); err != nil {
+				return err
+			}
 		}
 		// The last try waited long enough for an autovacuum to give way.
 		if lockTimeout == patience && (!watch.Hopeful(found) || time.Since(began) > watch.TerminateAfter+2*patience) || ctx.Err() != nil {
@@ -71,6 +80,18 @@ func (l *Lease) protectBatch(ctx context.Context, watch *blocker.Watch, tables [
 		}
 		lockTimeout = patience
 	}
+}
+
+// yield returns a *HoldsUpError when one of those found waits for the lease.
+func (l *Lease) yield(ctx context.Context, found []blocker.Session) error {
+	who := make([]int32, len(found))
+	for i, s := range found {
+		who[i] = s.PID
+	}
+	if tables, err := l.HoldsUp(ctx, false, who...); err == nil && len(tables) > 0 {
+		return &HoldsUpError{tables}
+	}
+	return nil // also when it cannot be seen
 }
 
 // tryProtect is one round trip, and one more when it is refused.

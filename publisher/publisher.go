@@ -216,14 +216,30 @@ func Names(ctx context.Context, s *pg.Server) ([]string, error) {
 }
 
 // Remove drops the publication and the slot of that name, if they are there.
-func Remove(ctx context.Context, s *pg.Server, name string, bound time.Duration) error {
-	if err := dropSlot(ctx, s, name, bound); err != nil {
+// guard, if not nil, is asked at the beginning of each transaction.
+func Remove(ctx context.Context, s *pg.Server, name string, bound time.Duration, guard func(context.Context, pgx.Tx) error) error {
+	if err := dropSlot(ctx, s, name, bound, guard); err != nil {
 		return err
 	}
-	if _, err := s.Pool().Exec(ctx, "drop publication if exists "+pgx.Identifier{name}.Sanitize()); err != nil {
+	err := guarded(ctx, s, guard, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, "drop publication if exists "+pgx.Identifier{name}.Sanitize())
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("dropping publication %q on the %s server: %w", name, s.Side(), err)
 	}
 	return nil
+}
+
+func guarded(ctx context.Context, s *pg.Server, guard func(context.Context, pgx.Tx) error, f func(pgx.Tx) error) error {
+	return pgx.BeginFunc(ctx, s.Pool(), func(tx pgx.Tx) error {
+		if guard != nil {
+			if err := guard(ctx, tx); err != nil {
+				return err
+			}
+		}
+		return f(tx)
+	})
 }
 
 // MarkForwardSQL writes the marker of a cutover: its arrival on the subscriber

@@ -206,13 +206,16 @@ const DropSlotSQL = `select pg_drop_replication_slot(slot_name) from pg_replicat
 // DropSlot removes a stream's slot, if it is there, waiting up to bound for a
 // walsender that still uses it and ending it.
 func DropSlot(ctx context.Context, s *pg.Server, st state.Stream, bound time.Duration) error {
-	return dropSlot(ctx, s, st.Name(), bound)
+	return dropSlot(ctx, s, st.Name(), bound, nil)
 }
 
-func dropSlot(ctx context.Context, s *pg.Server, name string, bound time.Duration) error {
+func dropSlot(ctx context.Context, s *pg.Server, name string, bound time.Duration, guard func(context.Context, pgx.Tx) error) error {
 	return pg.Wait(ctx, fmt.Sprintf("slot %q to be dropped on the %s server", name, s.Side()), 100*time.Millisecond, bound, nil,
 		func(ctx context.Context) (bool, string, error) {
-			_, err := s.Pool().Exec(ctx, DropSlotSQL, name)
+			err := guarded(ctx, s, guard, func(tx pgx.Tx) error {
+				_, err := tx.Exec(ctx, DropSlotSQL, name)
+				return err
+			})
 			if err == nil || pg.IsCode(err, pg.UndefinedObject) {
 				return true, "", nil
 			}

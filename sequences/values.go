@@ -26,6 +26,51 @@ func ReadValues(ctx context.Context, q Querier, version int, refs []Ref) ([]Valu
 	return values, nil
 }
 
+// calledSQL reads the last numbers of the sequences named by two arrays, schemas
+// and names, in one statement; null for one that has handed out nothing.
+// Postgres manual: 52.21, pg_sequences.
+const calledSQL = `
+select pg_sequence_last_value(c.seqrelid)
+  from unnest($1::text[], $2::text[]) with ordinality as u(schema, name, i)
+  left join lateral (
+       select s.seqrelid
+         from pg_namespace n
+         join pg_class k on k.relnamespace = n.oid
+         join pg_sequence s on s.seqrelid = k.oid
+        where n.nspname = u.schema::name and k.relname = u.name::name
+       offset 0) c on true
+ order by u.i`
+
+// ReadCalled is ReadValues for the write pause: ten times as fast before 18, and
+// without the sequences that have handed out nothing, of which it cannot tell
+// whether somebody has set them. Read them all with ReadValues afterwards.
+func ReadCalled(ctx context.Context, q Querier, version int, refs []Ref) ([]Value, error) {
+	if version >= 180000 {
+		return ReadValues(ctx, q, version, refs)
+	}
+	var values []Value
+	for part := range slices.Chunk(refs, chunk) {
+		schemas, names := split(part)
+		rows, err := q.Query(ctx, calledSQL, schemas, names)
+		if err != nil {
+			return nil, fmt.Errorf("reading the values of sequences: %w", err)
+		}
+		var last *int64
+		i := 0
+		_, err = pgx.ForEachRow(rows, []any{&last}, func() error {
+			if last != nil {
+				values = append(values, Value{Ref: part[i], LastValue: *last, IsCalled: true})
+			}
+			i++
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("reading the values of sequences: %w", explain(ctx, q, part, err))
+		}
+	}
+	return values, nil
+}
+
 // values18SQL reads the positions of the sequences named by two arrays,
 // schemas and names, one index lookup each (see lookupSQL).
 // pg_get_sequence_data keeps no lock.

@@ -207,9 +207,10 @@ select subname
    and subdbid = (select oid from pg_database where datname = current_database())
  order by subname`
 
-// DropAll removes every subscription of the server's move except keep,
-// whichever attempt made it, and returns their OIDs.
-func DropAll(ctx context.Context, s *pg.Server, keep string) ([]uint32, error) {
+// DropAll removes the subscriptions of the server's move, whichever attempt made
+// them, that which says yes to (all when it is nil), and returns their OIDs.
+// guard, if not nil, is asked at the beginning of each transaction.
+func DropAll(ctx context.Context, s *pg.Server, which func(name string) bool, guard func(context.Context, pgx.Tx) error) ([]uint32, error) {
 	rows, err := s.Pool().Query(ctx, namesSQL, state.StreamPattern(s.Move()))
 	if err != nil {
 		return nil, fmt.Errorf("listing the subscriptions of the %s server: %w", s.Side(), err)
@@ -220,10 +221,10 @@ func DropAll(ctx context.Context, s *pg.Server, keep string) ([]uint32, error) {
 	}
 	var oids []uint32
 	for _, name := range names {
-		if name == keep {
+		if which != nil && !which(name) {
 			continue
 		}
-		oid, err := drop(ctx, s, name)
+		oid, err := drop(ctx, s, name, guard)
 		if oid != 0 {
 			oids = append(oids, oid)
 		}
@@ -324,6 +325,10 @@ set local event_triggers = off`
 
 // alter runs one statement about the subscription.
 func alter(ctx context.Context, s *pg.Server, sql string) error {
+	return alterGuarded(ctx, s, sql, nil)
+}
+
+func alterGuarded(ctx context.Context, s *pg.Server, sql string, guard func(context.Context, pgx.Tx) error) error {
 	super, err := isSuperuser(ctx, s)
 	if err != nil {
 		return err
@@ -336,6 +341,11 @@ func alter(ctx context.Context, s *pg.Server, sql string) error {
 		if super {
 			if _, err := tx.Exec(ctx, quiet); err != nil {
 				return fmt.Errorf("keeping event triggers away: %w", err)
+			}
+		}
+		if guard != nil {
+			if err := guard(ctx, tx); err != nil {
+				return err
 			}
 		}
 		_, err := tx.Exec(ctx, sql)
@@ -399,10 +409,10 @@ func dropStatements(name string) []string {
 // publisher. It returns the subscription's OID, by which its table
 // synchronization slots are called, 0 when there was none.
 func Drop(ctx context.Context, s *pg.Server, st state.Stream) (uint32, error) {
-	return drop(ctx, s, st.Name())
+	return drop(ctx, s, st.Name(), nil)
 }
 
-func drop(ctx context.Context, s *pg.Server, name string) (uint32, error) {
+func drop(ctx context.Context, s *pg.Server, name string, guard func(context.Context, pgx.Tx) error) (uint32, error) {
 	sub, err := read(ctx, s, name)
 	if errors.Is(err, ErrNone) {
 		return 0, nil
@@ -411,7 +421,7 @@ func drop(ctx context.Context, s *pg.Server, name string) (uint32, error) {
 		return 0, err
 	}
 	for _, sql := range dropStatements(name) {
-		if err := alter(ctx, s, sql); err != nil {
+		if err := alterGuarded(ctx, s, sql, guard); err != nil {
 			return sub.OID, fmt.Errorf("running %q on the %s server: %w", sql, s.Side(), s.Redacted(err))
 		}
 	}

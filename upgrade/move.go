@@ -31,6 +31,8 @@ type Options struct {
 	Hooks            traffic.Hooks
 	WALWarn          int64 // bytes of retained WAL that status warns about, 0 for never
 	FailoverPaused   bool  // the operator has paused the failover of old's standbys
+	// NewFailoverPaused says the same of new's, for a rollback.
+	NewFailoverPaused bool
 	// Watch starts the watchdog of the poolers' pause; see cutover.Cutover.
 	Watch func(ctx context.Context, w cutover.Watched) (stop func(), err error)
 }
@@ -164,7 +166,7 @@ const syncWorkers = 2
 func (m *Move) pair() *preflight.Pair {
 	return &preflight.Pair{
 		Old: m.Old, New: m.New, Scope: m.scope,
-		Settings: preflight.Settings{SyncWorkers: syncWorkers, FailoverPaused: m.Options.FailoverPaused, Rollback: m.Options.Cutover.WayBack},
+		Settings: preflight.Settings{SyncWorkers: syncWorkers, FailoverPaused: m.Options.FailoverPaused, Rollback: m.Options.Cutover.WayBack, TerminateBlockers: m.Options.Cutover.TerminateAfter > 0},
 	}
 }
 
@@ -174,6 +176,7 @@ func (m *Move) gatesTo(ctx context.Context, d state.Direction, leaveBehind bool)
 	pair := m.pair()
 	if d == state.Back {
 		pair.Old, pair.New = m.New, m.Old
+		pair.Settings.FailoverPaused = m.Options.NewFailoverPaused
 	}
 	report, err := preflight.Run(ctx, pair, preflight.Gates(), checkJobs)
 	if err != nil {

@@ -108,6 +108,6 @@ func (m *Move) OpenWithoutOld(ctx context.Context) error {
 func (m *Move) stopForward(ctx context.Context) error {
 	limit, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	_, err := subscriber.DropAll(limit, m.New, "")
+	_, err := subscriber.DropAll(limit, m.New, nil, nil)
 	return err
 }

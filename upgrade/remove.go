@@ -46,16 +46,16 @@ type remover struct {
 	options       RemoveOptions
 	subscriptions map[pg.Side][]uint32 // OIDs that the subscriptions had
 	systems       map[pg.Side]string   // system identifiers, for table synchronization slots
-	// seen is the attempt that had the turn on old when Abort looked; nil when
-	// old has no state, and for Complete.
-	seen *int64
+	// turns are what had the turn on each server when this run looked, where that
+	// server has state: another tool may have gone on since.
+	turns map[pg.Side]state.Turn
 	// known are the servers that had state of this move: only there are
 	// settings taken back, which elsewhere may be the operator's own.
 	known map[pg.Side]bool
 }
 
 func newRemover(m *Move, o RemoveOptions) *remover {
-	return &remover{Move: m, options: o, known: map[pg.Side]bool{}, subscriptions: map[pg.Side][]uint32{}, systems: map[pg.Side]string{}}
+	return &remover{Move: m, options: o, known: map[pg.Side]bool{}, turns: map[pg.Side]state.Turn{}, subscriptions: map[pg.Side][]uint32{}, systems: map[pg.Side]string{}}
 }
 
 // Abort removes all that the move has made on both servers, before a cutover,
@@ -128,9 +128,7 @@ func (r *remover) mayAbort(ctx context.Context) error {
 		if turn.Open != (s.Side() == pg.Old) {
 			return hint.With(fmt.Errorf("%w: the new server takes the writes, there is no way back by abort", ErrCutOver), "run pgcutover complete; if the cutover was interrupted, pgcutover resume")
 		}
-		if s.Side() == pg.Old {
-			r.seen = &turn.Attempt
-		}
+		r.turns[s.Side()] = turn
 	}
 	if states[pg.Old] == nil || states[pg.New] == nil {
 		return nil // nothing but, perhaps, leftovers: the steps look for them
@@ -187,6 +185,14 @@ func (r *remover) mayComplete(ctx context.Context) error {
 	}
 	if !turn.Open {
 		return hint.With(errors.New("the old server still takes the writes: there is no cutover to complete"), "run pgcutover cutover, or pgcutover abort")
+	}
+	for _, s := range r.servers() {
+		if states[s.Side()] == nil {
+			continue
+		}
+		if r.turns[s.Side()], err = state.ReadTurn(ctx, s.Pool()); err != nil {
+			return err
+		}
 	}
 	if r.options.NewOnly {
 		return nil
@@ -257,7 +263,7 @@ func (r *remover) lastSteps(keepFence bool) []step.Step {
 func (r *remover) dropSubscriptions(ctx context.Context) (any, error) {
 	var errs []error
 	for _, s := range r.servers() {
-		oids, err := subscriber.DropAll(ctx, s, "")
+		oids, err := subscriber.DropAll(ctx, s, nil, r.guard(s))
 		r.subscriptions[s.Side()] = append(r.subscriptions[s.Side()], oids...)
 		errs = append(errs, err)
 	}
@@ -283,7 +289,7 @@ func (r *remover) dropStreams(ctx context.Context) (any, error) {
 			return nil, err
 		}
 		for _, name := range names {
-			if err := publisher.Remove(ctx, s, name, time.Minute); err != nil {
+			if err := publisher.Remove(ctx, s, name, time.Minute, r.guard(s)); err != nil {
 				return nil, err
 			}
 		}
@@ -328,29 +334,62 @@ func (r *remover) dropFences(ctx context.Context) (any, error) {
 	return nil, nil
 }
 
-// dropFence opens old, for an abort, only while no attempt has been taken since
-// it looked: another tool may have cut over meanwhile.
-func (r *remover) dropFence(ctx context.Context, s *pg.Server) error {
-	progress := func(text string) { step.Progress(ctx, "%s", text) }
-	if r.seen != nil && s.Side() == pg.Old {
-		if err := fence.DetachForUndo(ctx, s, state.Forward, *r.seen, 5*time.Minute, progress); err != nil {
+// guard lets a change of s happen only while its turn is as this run saw it: an
+// abort or complete that slept, and lost its lock, must not take away what
+// another tool has made since, nor open a server. Nil where s has no state.
+func (r *remover) guard(s *pg.Server) func(context.Context, pgx.Tx) error {
+	seen, known := r.turns[s.Side()]
+	if !known {
+		return nil
+	}
+	return func(ctx context.Context, tx pgx.Tx) error {
+		now, err := state.LockTurn(ctx, tx)
+		if err != nil {
 			return err
 		}
-		return fence.UndoOnSource(ctx, s, state.Forward, *r.seen, func(tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, fence.ReadOnlySQL(s.Database(), false))
-			return err
-		})
+		if now != seen {
+			return hint.With(fmt.Errorf("the turn on the %s server changed meanwhile (attempt %d, was %d): %w", s.Side(), now.Attempt, seen.Attempt, fence.ErrNotMine), "see where things stand: pgcutover status")
+		}
+		return nil
 	}
-	if _, err := fence.Detach(ctx, s, 5*time.Minute, progress); err != nil || !r.known[s.Side()] {
-		return err
-	}
-	return fence.SetReadOnly(ctx, s, false)
 }
 
-func (r *remover) dropNewFence(ctx context.Context) (any, error) {
-	_, err := fence.Detach(ctx, r.New, 5*time.Minute, func(text string) { step.Progress(ctx, "%s", text) })
-	return nil, err
+// dropFence opens a server only while nobody has gone on since this run looked.
+func (r *remover) dropFence(ctx context.Context, s *pg.Server) error {
+	if err := r.detach(ctx, s); err != nil || !r.known[s.Side()] {
+		return err
+	}
+	return r.reset(ctx, s)
 }
+
+func (r *remover) detach(ctx context.Context, s *pg.Server) error {
+	progress := func(text string) { step.Progress(ctx, "%s", text) }
+	if guard := r.guard(s); guard != nil {
+		_, err := fence.DetachGuarded(ctx, s, fence.Options{Bound: 5 * time.Minute, Progress: progress}, guard)
+		return err
+	}
+	_, err := fence.Detach(ctx, s, 5*time.Minute, progress)
+	return err
+}
+
+// reset takes back what closing set on the database.
+func (r *remover) reset(ctx context.Context, s *pg.Server) error {
+	guard := r.guard(s)
+	return state.Tx(ctx, s, "5s", func(tx pgx.Tx) error {
+		if guard != nil {
+			if err := guard(ctx, tx); err != nil {
+				return err
+			}
+		}
+		if err := fence.Revert(ctx, tx, s); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, fence.ReadOnlySQL(s.Database(), false))
+		return err
+	})
+}
+
+func (r *remover) dropNewFence(ctx context.Context) (any, error) { return nil, r.detach(ctx, r.New) }
 
 func (r *remover) dropState(ctx context.Context) (any, error) {
 	for _, s := range r.servers() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -26,6 +27,7 @@ type cutoverResult struct {
 // turning is one cutover or rollback as the command line asked for it.
 type turning struct {
 	yes, dryRun bool
+	terminate   time.Duration
 	from, to    *pg.Server
 	before      func() error // says what is to be known before the question
 	next        string       // what to do afterwards
@@ -53,6 +55,9 @@ func newCutover(a *app) *cobra.Command {
 
 // turn shows, asks and runs.
 func (a *app) turn(ctx context.Context, m *upgrade.Move, c *cutover.Cutover, t turning) error {
+	if t.terminate > 0 {
+		c.Settings.TerminateAfter = t.terminate
+	}
 	if t.dryRun {
 		entries, err := step.Plan(c.Steps())
 		if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -27,6 +28,9 @@ func newDoctor(a *app) *cobra.Command {
 			}
 			o.Fix = fix
 			report, err := doctor.Run(ctx, o)
+			if errors.Is(err, doctor.ErrUsage) {
+				return &usageError{err}
+			}
 			if err != nil {
 				return err
 			}

@@ -38,6 +38,7 @@ func TestDoctor(t *testing.T) {
 	pgcutover(t, "doctor", "--config", path).expect(t, exitBlocked, "server.unreachable  (on new", "pooler.unreachable", `Move "shop"`)
 	pgcutover(t, "doctor", "--config", filepath.Join(t.TempDir(), "none.yaml")).expect(t, exitUsage)
 	pgcutover(t, "doctor", "more").expect(t, exitUsage)
+	pgcutover(t, "doctor", "--old", old, "--name", "No Name").expect(t, exitUsage, "cannot be the name of a move")
 	if help := pgcutover(t, "doctor", "--help"); help.code != exitDone || !strings.Contains(help.out+help.err, "one server is enough") {
 		t.Errorf("the help: %+v", help)
 	}

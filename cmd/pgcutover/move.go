@@ -100,12 +100,16 @@ func fromConfig(c *config.Config) upgrade.Options {
 			Attempts:    c.Cutover.Attempts,
 			OnClosed:    fence.OnClosed(c.Cutover.OnClosed),
 			WayBack:     c.Rollback.Keep,
+
+			TerminateAfter: c.Cutover.TerminateBlockersAfter.Std(),
+			RevokeConnect:  c.Cutover.RevokeConnect,
 		},
 		Traffic: drivers(c),
 		Hooks:   traffic.Hooks{Dir: c.Hooks.Dir, Bound: hookBound},
 		WALWarn: c.WAL.Warn.Bytes(),
 
-		FailoverPaused: c.Old.Failover == "paused",
+		FailoverPaused:    c.Old.Failover == "paused",
+		NewFailoverPaused: c.New.Failover == "paused",
 	}
 }
 

@@ -49,6 +49,7 @@ func newRollback(a *app) *cobra.Command {
 func (t *turning) flags(cmd *cobra.Command) {
 	cmd.Flags().BoolVarP(&t.yes, "yes", "y", false, "do not ask")
 	cmd.Flags().BoolVar(&t.dryRun, "dry-run", false, "show every statement and stop")
+	cmd.Flags().DurationVar(&t.terminate, "terminate-blockers-after", 0, "end sessions that stand in the way for that long, such as 30s (default: what the config says)")
 }
 
 // question is what is asked before the writes turn.

@@ -99,7 +99,7 @@ analyze:
     - default
   jobs: 64
 wal: { warn: 512kB, on_limit: warn }
-cutover: { max_lag: 1MB, max_pause: 500ms, lock_timeout: 10ms, attempts: 1000, on_closed: disconnect, terminate_blockers_after: 30s, revoke_connect: true }
+cutover: { max_lag: 1MB, max_pause: 500ms, lock_timeout: 10ms, attempts: 1000, on_closed: disconnect, terminate_blockers_after: 30s, revoke_connect: false }
 traffic:
   - multihost:
   - multihost: {}
@@ -147,7 +147,7 @@ probe: { url: "postgres://app:s3cret@pooler:6432/shop", webhook: "https://exampl
 		Cutover: config.Cutover{
 			MaxLag: 1 << 20, MaxPause: config.Duration(500 * time.Millisecond),
 			LockTimeout: config.Duration(10 * time.Millisecond), Attempts: 1000, OnClosed: "disconnect",
-			TerminateBlockersAfter: config.Duration(30 * time.Second), RevokeConnect: true,
+			TerminateBlockersAfter: config.Duration(30 * time.Second), RevokeConnect: false,
 		},
 		Traffic: []config.Traffic{
 			{MultiHost: &config.MultiHost{}},

@@ -23,6 +23,10 @@ const (
 // and free of quoting.
 var nameRule = regexp.MustCompile(`^[a-z][a-z0-9_]{0,29}$`)
 
+// numbered is what a stream of an attempt looks like: the move's name and the
+// attempt's number.
+var numbered = regexp.MustCompile(`_[0-9]{8,}$`)
+
 // validator checks the values of a Config.
 type validator struct {
 	// problem reports what is wrong with a key.
@@ -37,12 +41,12 @@ func (v *validator) validate(c *Config) {
 		v.problem("name", "is missing: a name for the move, such as shop")
 	case !nameRule.MatchString(c.Name):
 		v.problem("name", "%s is not a small letter followed by at most %d small letters, digits and underscores", v.show("name", c.Name), maxName-1)
+	case numbered.MatchString(c.Name):
+		v.problem("name", "%s ends like the streams of a cutover attempt, in an underscore and a long number; take another name", v.show("name", c.Name))
 	}
 	v.servers(c)
 	v.failover("old.failover", c.Old.Failover)
-	if c.New.Failover != "" {
-		v.problem("new.failover", "has no meaning: only standbys of the old server can be promoted without the decision; remove it")
-	}
+	v.failover("new.failover", c.New.Failover)
 	v.patterns("tables.include", c.Tables.Include)
 	v.patterns("tables.exclude", c.Tables.Exclude)
 	if len(c.Tables.Include) == 0 {
@@ -61,6 +65,11 @@ func (v *validator) validate(c *Config) {
 		v.traffic(fmt.Sprintf("traffic[%d]", i), t)
 	}
 	v.sharedPoolers(c.Traffic)
+	for i, t := range c.Traffic {
+		if t.MultiHost != nil && c.Cutover.RevokeConnect {
+			v.problem("cutover.revoke_connect", "cannot go with traffic[%d]: a multihost client that may not connect to one host does not try the other one", i)
+		}
+	}
 	v.probe(&c.Probe)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/pgcutover/pgcutover/internal/pg"
 )
@@ -71,6 +72,16 @@ func (s Stream) Name() string {
 // StreamPattern is a regular expression that all streams of a move match, and
 // nobody else's: a move's name cannot end in an attempt's number.
 func StreamPattern(move string) string { return "^pgcutover_" + move + "(_[0-9]{8,})?$" }
+
+// StreamAttempt returns the attempt whose number a stream's name ends in, 0 for
+// the stream that start makes.
+func StreamAttempt(move, name string) int64 {
+	n, err := strconv.ParseInt(strings.TrimPrefix(name, "pgcutover_"+move+"_"), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
 
 // Position is where a move stands: its newest attempt and the newest decided
 // ones.

@@ -40,6 +40,10 @@ select 'role setting of ' || r.rolname || ': ' || c
   cross join lateral unnest(s.setconfig) as c
  where d.datname = current_database() and c like 'default_transaction_read_only=%'
 union all
+select 'comment of the database: ' || c
+  from (select shobj_description(d.oid, 'pg_database') as c from pg_database d where d.datname = current_database()) as d
+ where c like 'writes are refused: pgcutover%'
+union all
 select 'replication origin ' || roname from pg_replication_origin
  where exists (select 1 from unnest($3::bigint[]) as s(oid)
                 where roname = 'pg_' || s.oid or roname like 'pg\_' || s.oid || '\_%')

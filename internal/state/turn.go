@@ -2,6 +2,7 @@ package state
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -43,7 +44,12 @@ func LockTurn(ctx context.Context, q Querier) (Turn, error) {
 const TakeAttemptSQL = `
 update pgcutover.turn
    set attempt = greatest(attempt, $1) + 1
+ where open
 returning attempt`
+
+// ErrClosed means that the source does not take writes: there is nothing to turn
+// away from it.
+var ErrClosed = errors.New("the server does not take writes")
 
 // TakeAttempt takes the number of the next attempt, one counter for both
 // directions: higher than any that either server has seen, and durable on the
@@ -54,7 +60,11 @@ func TakeAttempt(ctx context.Context, source, target *pg.Server) (int64, error) 
 		return 0, fmt.Errorf("on the %s server: %w", target.Side(), err)
 	}
 	var n int64
-	if err := source.Pool().QueryRow(ctx, TakeAttemptSQL, there.Attempt).Scan(&n); err != nil {
+	err = source.Pool().QueryRow(ctx, TakeAttemptSQL, there.Attempt).Scan(&n)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, fmt.Errorf("taking the number of this attempt on the %s server: %w", source.Side(), ErrClosed)
+	}
+	if err != nil {
 		return 0, fmt.Errorf("taking the number of this attempt on the %s server: %w", source.Side(), err)
 	}
 	return n, nil
