@@ -92,3 +92,27 @@ fmt: ## Format the Go code
 clean: ## Remove what the build left (server binaries stay, see CONTRIBUTING.md)
 	rm -rf bin $(CACHE)/bench
 	go clean
+
+.PHONY: model
+model: ## Check the protocol's models with spin: table on stderr, JSON on stdout
+	@scripts/model quick
+
+.PHONY: model-full
+model-full: ## The same with larger bounds (minutes, up to 8 GB of memory)
+	@scripts/model full
+
+# How many rounds of chaos, and which: SEED= repeats a run, ROUND= one round of
+# it, FAULT= keeps to faults with this in their names.
+N ?= 40
+SEED ?=
+ROUND ?=
+FAULT ?=
+
+.PHONY: chaos
+chaos: prepare ## Break something in each of N=40 cutovers; table on stderr, JSON on stdout; SEED= repeats
+	@mkdir -p $(CACHE) && rm -f $(CACHE)/chaos.json
+	@status=0; \
+	PGCUTOVER_TEST_PAIRS=$(PAIRS) PGCUTOVER_CHAOS_ROUNDS=$(N) PGCUTOVER_CHAOS_SEED=$(SEED) \
+	PGCUTOVER_CHAOS_ROUND=$(ROUND) PGCUTOVER_CHAOS_FAULT='$(FAULT)' PGCUTOVER_CHAOS_RESULT=$(CURDIR)/$(CACHE)/chaos.json \
+		go test -count=1 -timeout 0 -v -run '^TestChaos$$' $(ARGS) ./test/chaos >&2 || status=$$?; \
+	if [ -f $(CACHE)/chaos.json ]; then cat $(CACHE)/chaos.json; fi; exit $$status

@@ -1,0 +1,9 @@
+package load_test
+
+import (
+	"testing"
+
+	"github.com/pgcutover/pgcutover/internal/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
