@@ -77,28 +77,20 @@ func (c *Cutover) undoAhead(ctx context.Context) error {
 }
 
 func (c *Cutover) detach(ctx context.Context) error {
-	var last error
-	began := time.Now()
-	err := pg.Wait(ctx, fmt.Sprintf("the %s server to answer", c.Direction.Source()), 500*time.Millisecond, 0, func(text string) { step.Progress(ctx, "%s", text) },
-		func(ctx context.Context) (bool, string, error) {
-			last = fence.DetachForUndo(ctx, c.source(), c.Direction, c.attempt, busyBound, func(text string) { step.Progress(ctx, "%s", text) })
-			again := last != nil && pg.Lost(last) && !errors.Is(last, pg.ErrTimeout) && !errors.Is(last, fence.ErrNotMine) &&
-				!errors.Is(last, fence.ErrDecided) && time.Since(began) < sourceBound
-			return !again, "it cannot be reached", nil
-		})
+	err := patiently(ctx, c.Direction.Source(), func(ctx context.Context) error {
+		return fence.DetachForUndo(ctx, c.source(), c.Direction, c.attempt, busyBound, func(text string) { step.Progress(ctx, "%s", text) })
+	})
 	switch {
-	case err != nil:
-		return errors.Join(err, last)
-	case errors.Is(last, fence.ErrNotMine):
+	case errors.Is(err, fence.ErrNotMine):
 		return nil // a newer attempt owns the triggers now
-	case errors.Is(last, pg.ErrTimeout):
+	case errors.Is(err, pg.ErrTimeout):
 		// The transaction that the freeze gave up on may hold its tables for
 		// hours. The triggers there are open and do nothing; the next cutover
 		// takes them as they are, abort drops them.
-		step.Progress(ctx, "open fence triggers stay on tables that are in use: %v", last)
+		step.Progress(ctx, "open fence triggers stay on tables that are in use: %v", err)
 		return nil
 	}
-	return last
+	return err
 }
 
 func (c *Cutover) aheadStatements() ([]step.Statement, error) {

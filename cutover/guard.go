@@ -17,6 +17,7 @@ func (c *Cutover) guardStep() step.Step {
 		Bound:      10 * time.Second,
 		Do:         c.arm,
 		Undo:       c.disarm,
+		UndoBound:  2*sourceBound + 10*time.Second,
 		UndoLast:   true, // only after it is certain that there is no decision
 		Statements: step.Fixed(step.Statement{Server: string(c.Direction.Target()), SQL: fence.ArmSQL}),
 		UndoStatements: step.Fixed(
@@ -34,7 +35,9 @@ func (c *Cutover) disarm(ctx context.Context) error {
 	if mine, err := c.undecided(ctx); !mine {
 		return err
 	}
-	err := fence.Disarm(ctx, c.target(), c.attempt)
+	err := patiently(ctx, c.Direction.Target(), func(ctx context.Context) error {
+		return fence.Disarm(ctx, c.target(), c.attempt)
+	})
 	if errors.Is(err, fence.ErrNotMine) {
 		return nil
 	}

@@ -50,6 +50,14 @@ func (c *Cutover) Resume(soft, hard context.Context) (Outcome, error) {
 	}
 	c.at(now)
 	c.decided = now.Decided()
+	if !c.decided {
+		// The no counts only if it comes from the very server that the COMMIT would
+		// have gone to: asked under the lock, like the decision itself.
+		if is, err := state.Identify(soft, c.source()); err != nil || is != c.identity() {
+			return "", hint.With(errors.Join(fmt.Errorf("the %s server is not, or not any more, the one that the move was started with (timeline %d, was %d)",
+				c.Direction.Source(), is.Timeline, c.identity().Timeline), err), "if it failed over, a decision may have been lost with it: compare both servers before anything else")
+		}
+	}
 	runner, err := c.runner(soft)
 	if err != nil {
 		return "", err

@@ -64,7 +64,9 @@ func (c *Cutover) undoReverse(ctx context.Context) error {
 		return err
 	}
 	c.wayBack = false
-	return publisher.DropSlot(ctx, c.target(), c.back(), 10*time.Second)
+	return patiently(ctx, c.Direction.Target(), func(ctx context.Context) error {
+		return publisher.DropSlot(ctx, c.target(), c.back(), 10*time.Second)
+	})
 }
 
 // undecided tells whether what this attempt made for the way back may go: false
@@ -72,7 +74,9 @@ func (c *Cutover) undoReverse(ctx context.Context) error {
 // Once it says yes the attempt cannot be decided any more: the lease held the
 // turn that this waited for.
 func (c *Cutover) undecided(ctx context.Context) (bool, error) {
-	err := fence.UndoOnSource(ctx, c.source(), c.Direction, c.attempt, func(pgx.Tx) error { return nil })
+	err := patiently(ctx, c.Direction.Source(), func(ctx context.Context) error {
+		return fence.UndoOnSource(ctx, c.source(), c.Direction, c.attempt, func(pgx.Tx) error { return nil })
+	})
 	if errors.Is(err, fence.ErrNotMine) {
 		return false, nil
 	}
@@ -154,7 +158,9 @@ func (c *Cutover) dropWayBack(ctx context.Context) error {
 		return err
 	}
 	_, err := subscriber.Drop(ctx, c.source(), c.back())
-	return errors.Join(err, publisher.DropPublication(ctx, c.target(), c.back()))
+	return errors.Join(err, patiently(ctx, c.Direction.Target(), func(ctx context.Context) error {
+		return publisher.DropPublication(ctx, c.target(), c.back())
+	}))
 }
 
 // startWayBack lets the stream back flow, once the one that was drained is gone

@@ -76,10 +76,10 @@ func (c *Cutover) switchOver(ctx context.Context) (any, error) {
 	if err := errors.Join(errs...); err != nil && lost == nil {
 		return facts, err
 	}
-	// Had this process slept in the middle of a driver, it would have to be
-	// undone by hand: better said than not noticed.
+	// Had this process slept in the middle of a driver, others may have turned the
+	// writes again.
 	if err := c.stillMine(ctx); err != nil {
-		return facts, hint.With(err, "clients may have been sent to a server that does not serve any more; run: pgcutover doctor")
+		return facts, hint.With(errors.Join(err, c.mendPoolers(ctx)), "clients may have been sent to a server that does not serve any more; run: pgcutover doctor")
 	}
 	if errors.Join(errs...) == nil {
 		c.dismissWatch()
@@ -94,9 +94,6 @@ func (c *Cutover) switchOver(ctx context.Context) (any, error) {
 	}
 	return facts, errors.Join(append(errs, err)...)
 }
-
-// sourceBound is how long a source that does not answer is waited for.
-const sourceBound = 20 * time.Second
 
 // awaitLock is ensureLock for a source that may be restarting.
 func (c *Cutover) awaitLock(ctx context.Context) error {
@@ -130,6 +127,21 @@ func (c *Cutover) switchPoolers(ctx context.Context, lost error) error {
 		}
 		return nil
 	})
+}
+
+// mendPoolers leads the poolers to whichever server serves, after this process
+// found that it was not the one that it had led them to.
+func (c *Cutover) mendPoolers(ctx context.Context) error {
+	for _, s := range []*pg.Server{c.source(), c.target()} {
+		turn, err := state.ReadTurn(ctx, s.Pool())
+		if err != nil || !turn.Open || turn.Attempt <= c.attempt {
+			continue
+		}
+		situation := c.situation()
+		situation.Serving = s.Side()
+		return together(c.poolers(), func(p traffic.Pauser) error { return p.Switch(ctx, situation) })
+	}
+	return nil
 }
 
 // verifyPoolers probes a write's way through each of them.
@@ -228,7 +240,11 @@ func (c *Cutover) mayDrive(ctx context.Context, lost error) error {
 // not say so: taken again, after this process slept, others may have turned the
 // writes back in between.
 func (c *Cutover) stillMine(ctx context.Context) error {
-	turn, err := state.ReadTurn(ctx, c.target().Pool())
+	var turn state.Turn
+	err := patiently(ctx, c.Direction.Target(), func(ctx context.Context) (err error) {
+		turn, err = state.ReadTurn(ctx, c.target().Pool())
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -258,15 +274,22 @@ type session struct {
 // Those that this role may not end are named; the fence refuses their writes
 // all the same.
 func (c *Cutover) endSessions(ctx context.Context, facts *switchFacts) error {
+	if err := c.stillMine(ctx); err != nil {
+		return err
+	}
 	ended := map[int32]bool{}
 	var kept []string
 	err := pg.Wait(ctx, fmt.Sprintf("the client sessions on the %s server to end", c.Direction.Source()), 20*time.Millisecond, 10*time.Second, func(text string) { step.Progress(ctx, "%s", text) },
 		func(ctx context.Context) (bool, string, error) {
-			rows, err := c.source().Pool().Query(ctx, terminateSQL)
-			if err != nil {
-				return false, "", err
-			}
-			sessions, err := pgx.CollectRows(rows, pgx.RowToStructByPos[session])
+			var sessions []session
+			err := patiently(ctx, c.Direction.Source(), func(ctx context.Context) error {
+				rows, err := c.source().Pool().Query(ctx, terminateSQL)
+				if err != nil {
+					return err
+				}
+				sessions, err = pgx.CollectRows(rows, pgx.RowToStructByPos[session])
+				return err
+			})
 			if err != nil {
 				return false, "", err
 			}

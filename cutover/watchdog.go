@@ -53,7 +53,7 @@ func (c *Cutover) EndPause(ctx context.Context, w Watched, progress func(string)
 			// again: then the next look says so.
 			if err := c.stillMine(ctx); err != nil {
 				c.decided = false
-				return false, err.Error(), nil
+				return false, errors.Join(err, c.mendPoolers(ctx)).Error(), nil
 			}
 			progress(fmt.Sprintf("the decision was made: the poolers' clients go to the %s server", c.Direction.Target()))
 			return true, "", nil

@@ -102,17 +102,17 @@ func DropRole(ctx context.Context, s *pg.Server) error {
 // options10 to options16 are what each major understands; all make the
 // subscription disabled, on a slot that exists, with the tables still to copy.
 const (
-	options10 = `create_slot = false, enabled = false, copy_data = true, slot_name = '%s'`
-	options14 = `create_slot = false, enabled = false, copy_data = true, slot_name = '%s', streaming = on`
-	options16 = `create_slot = false, enabled = false, copy_data = true, slot_name = '%s', streaming = parallel`
+	options10 = `create_slot = false, enabled = false, synchronous_commit = local, copy_data = true, slot_name = '%s'`
+	options14 = `create_slot = false, enabled = false, synchronous_commit = local, copy_data = true, slot_name = '%s', streaming = on`
+	options16 = `create_slot = false, enabled = false, synchronous_commit = local, copy_data = true, slot_name = '%s', streaming = parallel`
 )
 
 // wayBack10 to wayBack16 make a subscription that waits for its slot: nothing
 // to copy, since the publisher has all rows from here.
 const (
-	wayBack10 = `create_slot = false, enabled = false, copy_data = false, slot_name = none`
-	wayBack14 = `create_slot = false, enabled = false, copy_data = false, slot_name = none, streaming = on`
-	wayBack16 = `create_slot = false, enabled = false, copy_data = false, slot_name = none, streaming = parallel`
+	wayBack10 = `create_slot = false, enabled = false, synchronous_commit = local, copy_data = false, slot_name = none`
+	wayBack14 = `create_slot = false, enabled = false, synchronous_commit = local, copy_data = false, slot_name = none, streaming = on`
+	wayBack16 = `create_slot = false, enabled = false, synchronous_commit = local, copy_data = false, slot_name = none, streaming = parallel`
 )
 
 // CreateStatement returns the CREATE SUBSCRIPTION for a server's version, with

@@ -44,7 +44,7 @@ func exitCode(err error, soft context.Context) int {
 	switch {
 	case errors.As(err, &unfinished):
 		return exitUnfinished
-	case errors.As(err, &aborted) && !aborted.Undone:
+	case errors.As(err, &aborted) && (!aborted.Undone || aborted.UndoErr != nil): // resume ends what is recorded as standing
 		return exitFailed
 	case errors.Is(err, cutover.ErrBlocked), errors.Is(err, upgrade.ErrBlockers):
 		return exitBlocked

@@ -38,7 +38,7 @@ func run(a *app, args []string) int {
 	code := exitCode(err, soft)
 	fmt.Fprintf(a.err, "pgcutover: %v\n", err)
 	var aborted *step.Aborted
-	if errors.As(err, &aborted) && !aborted.Undone {
+	if errors.As(err, &aborted) && (!aborted.Undone || aborted.UndoErr != nil) {
 		err = hint.With(err, "run: pgcutover resume (it undoes the rest; what stands does not refuse writes)")
 	}
 	if h := next(err, code); h != "" {
