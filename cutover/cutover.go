@@ -75,7 +75,8 @@ type Cutover struct {
 	contested map[string]bool
 	yielded   int                // how often the lease gave way
 	given     []sequences.Change // what the target's sequences were set to
-	reading   *reading           // the source's sequences, read beside the drain
+	reader    *sequenceReader
+	reading   *reading // the source's sequences, read beside the drain
 	frozenAt  time.Time
 	pause     time.Duration
 	decided   bool // known from old: COMMIT answered, or the row was read there
@@ -236,6 +237,7 @@ func (c *Cutover) lock(ctx context.Context) error {
 }
 
 func (c *Cutover) unlock(ctx context.Context) {
+	c.leaveSequences(ctx)
 	if c.lease != nil {
 		c.lease.Close(ctx)
 		c.lease = nil

@@ -77,7 +77,9 @@ type thawing struct {
 func (t thawing) StepFailed(s step.Step, err error, took time.Duration) {
 	if c := t.cutover; !s.Final && !c.decided && c.lease != nil {
 		c.lease.Rollback(context.Background())
-		c.resumePoolers(context.Background())
+		if err := c.resumePoolers(context.Background()); err != nil {
+			t.Warning(s.Name, err) // the undo of the pause tries again
+		}
 	}
 	t.Observer.StepFailed(s, err, took)
 }

@@ -80,6 +80,9 @@ func (c *Cutover) tryLease(ctx context.Context) (leaseFacts, error) {
 	if err != nil {
 		return facts, err
 	}
+	if err := c.meetSequences(ctx); err != nil {
+		return facts, err
+	}
 	if err := c.lease.Begin(ctx, c.attempt); err != nil {
 		return facts, err
 	}

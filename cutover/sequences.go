@@ -7,8 +7,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pgcutover/pgcutover/internal/hint"
 	"github.com/pgcutover/pgcutover/internal/journal"
+	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/state"
 	"github.com/pgcutover/pgcutover/internal/step"
 	"github.com/pgcutover/pgcutover/sequences"
@@ -82,9 +85,49 @@ func (c *Cutover) setSequencesAgain(ctx context.Context) (any, error) {
 	return sequenceFacts{Read: len(c.given), Again: again, TookM: ms(time.Since(began))}, nil
 }
 
+// sequenceReader is the session in which the source's sequences are read while
+// clients wait.
+type sequenceReader struct {
+	*sequences.Reader
+	conn *pgx.Conn
+}
+
+// meetSequences opens that session, unless it is there: reading them in it is
+// quick only from the second time on.
+func (c *Cutover) meetSequences(ctx context.Context) error {
+	if c.reader != nil && !c.reader.conn.IsClosed() {
+		return nil
+	}
+	conn, err := c.source().Connect(ctx, "sequences", nil)
+	if err != nil {
+		return err
+	}
+	reader, err := sequences.NewReader(ctx, conn, c.source().Version(), c.refs())
+	if err != nil {
+		pg.Close(ctx, conn)
+		return fmt.Errorf("on the %s server: %w", c.Direction.Source(), err)
+	}
+	c.reader = &sequenceReader{reader, conn}
+	return nil
+}
+
+// leaveSequences ends the session, and whatever is being read in it.
+func (c *Cutover) leaveSequences(ctx context.Context) {
+	if c.reading != nil {
+		c.reading.cancel()
+		<-c.reading.done
+		c.reading = nil
+	}
+	if c.reader != nil {
+		pg.Close(ctx, c.reader.conn)
+		c.reader = nil
+	}
+}
+
 // reading is the sequences' values under way.
 type reading struct {
 	done   chan struct{}
+	cancel context.CancelFunc
 	values []sequences.Value
 	err    error
 }
@@ -92,13 +135,19 @@ type reading struct {
 // readSequences begins to read the sequences on the source, beside the drain:
 // whoever calls nextval after this might as well call it after the decision.
 func (c *Cutover) readSequences(ctx context.Context) {
-	r := &reading{done: make(chan struct{})}
-	c.reading = r
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.remaining())
+	r := &reading{done: make(chan struct{}), cancel: cancel}
+	c.reading = r
+	read := func() ([]sequences.Value, error) { // by a run that was resumed
+		return sequences.ReadCalled(limit, c.source().Pool(), c.source().Version(), c.refs())
+	}
+	if c.reader != nil {
+		read = func() ([]sequences.Value, error) { return c.reader.ReadCalled(limit) }
+	}
 	go func() {
 		defer cancel()
 		defer close(r.done)
-		r.values, r.err = sequences.ReadCalled(limit, c.source().Pool(), c.source().Version(), c.refs())
+		r.values, r.err = read()
 	}()
 }
 
@@ -108,12 +157,12 @@ func (c *Cutover) readAhead(ctx context.Context) ([]sequences.Value, error) {
 		c.readSequences(ctx)
 	}
 	r := c.reading
-	c.reading = nil
 	select {
 	case <-r.done:
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
+	c.reading = nil
 	if r.err != nil {
 		return nil, fmt.Errorf("on the %s server: %w", c.Direction.Source(), r.err)
 	}

@@ -67,7 +67,7 @@ func (c *Cutover) switchOver(ctx context.Context) (any, error) {
 	}
 	// First those whose clients wait; a probe can wait until the sessions on the
 	// source have ended.
-	errs := []error{c.switchPoolers(ctx, lost)}
+	errs := []error{c.switchPoolers(ctx)}
 	others := c.startOthers(ctx, lost)
 	if lost == nil {
 		errs = append(errs, c.endSessions(ctx, &facts))
@@ -113,12 +113,12 @@ func (c *Cutover) awaitLock(ctx context.Context) error {
 }
 
 // switchPoolers leads all poolers to the target at the same time.
-func (c *Cutover) switchPoolers(ctx context.Context, lost error) error {
+func (c *Cutover) switchPoolers(ctx context.Context) error {
 	poolers := c.poolers()
 	if len(poolers) == 0 {
 		return nil
 	}
-	if err := c.mayDrive(ctx, lost); err != nil {
+	if err := c.stillMine(ctx); err != nil { // the lock was asked for a moment ago
 		return err
 	}
 	return together(poolers, func(p traffic.Pauser) error {

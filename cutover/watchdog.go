@@ -47,7 +47,7 @@ func (c *Cutover) EndPause(ctx context.Context, w Watched, progress func(string)
 		case answer == yes && err == nil:
 			c.decided = true
 			if err := c.sendPoolers(ctx); err != nil {
-				return false, err.Error(), nil
+				return notYet(err)
 			}
 			// Had this process slept meanwhile, somebody may have turned the writes
 			// again: then the next look says so.
@@ -59,13 +59,13 @@ func (c *Cutover) EndPause(ctx context.Context, w Watched, progress func(string)
 			return true, "", nil
 		case answer == no:
 			if err := c.resumePoolers(ctx); err != nil {
-				return false, err.Error(), nil
+				return notYet(err)
 			}
 			progress(fmt.Sprintf("there was no decision: the poolers' clients go on to the %s server", c.Direction.Source()))
 			return true, "", nil
 		case !resumed && time.Since(began) > unknownBound: // not known, or known and not open yet
 			if err := c.releasePoolers(ctx); err != nil {
-				return false, err.Error(), nil
+				return notYet(err)
 			}
 			resumed = true
 			progress(fmt.Sprintf("not known yet whether the decision was made (%v): the pause was ended, nothing else changed", err))
@@ -73,6 +73,9 @@ func (c *Cutover) EndPause(ctx context.Context, w Watched, progress func(string)
 		return false, fmt.Sprint(err), nil
 	})
 }
+
+// notYet is the answer of a look that is to be repeated.
+func notYet(err error) (bool, string, error) { return false, err.Error(), nil }
 
 type answer int
 

@@ -293,9 +293,17 @@ func (d *PgBouncer) lead(ctx context.Context, to Target, restarting bool, and fu
 	if err != nil {
 		return err
 	}
-	// The file first: a pooler that is being restarted then reads the new one.
-	written, errFile := d.writeEntries(ctx, want)
+	// The file first: a pooler that is being restarted then reads the new one. Its
+	// clients wait meanwhile, so the console is opened beside the writing.
+	file := make(chan struct{})
+	var written bool
+	var errFile error
+	go func() {
+		defer close(file)
+		written, errFile = d.writeEntries(ctx, want)
+	}()
 	c, err := d.open(ctx, restarting)
+	<-file
 	if err != nil {
 		if errFile == nil {
 			err = hint.With(err, fmt.Sprintf("%s is written: the pooler leads to %s when it is started again; then run: pgcutover resume", d.o.File, want))
@@ -320,7 +328,12 @@ func (d *PgBouncer) lead(ctx context.Context, to Target, restarting bool, and fu
 			return err
 		}
 	}
-	return and(c)
+	err = and(c)
+	if written {
+		// Durable for good; the clients go on already.
+		err = errors.Join(err, syncFolderOf(d.o.File))
+	}
+	return err
 }
 
 // reload makes the pooler read its files and waits until that shows. A file

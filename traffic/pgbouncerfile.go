@@ -116,7 +116,7 @@ func (s *stagedFile) write(like fs.FileInfo, text []byte) error {
 }
 
 // replace puts the new version in the file's place, unless somebody else has
-// changed the file: errFileChanged.
+// changed the file: errFileChanged. syncFolderOf makes that durable.
 func (s *stagedFile) replace() error {
 	now, err := os.ReadFile(s.target)
 	if err == nil && !bytes.Equal(now, s.before) {
@@ -128,15 +128,19 @@ func (s *stagedFile) replace() error {
 	if err != nil {
 		return errors.Join(err, s.discard())
 	}
-	return errors.Join(s.file.Close(), syncFolder(filepath.Dir(s.target)))
+	return s.file.Close()
 }
 
 // discard removes the new version. Its lock is given back last.
 func (s *stagedFile) discard() error { return errors.Join(os.Remove(s.file.Name()), s.file.Close()) }
 
-// syncFolder makes a renaming in the folder durable.
-func syncFolder(path string) error {
-	folder, err := os.Open(path)
+// syncFolderOf makes the replacing of a file durable.
+func syncFolderOf(path string) error {
+	target, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	folder, err := os.Open(filepath.Dir(target))
 	if err != nil {
 		return err
 	}

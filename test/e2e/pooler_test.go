@@ -124,8 +124,12 @@ func TestPoolerKilled(t *testing.T) {
 		event, hook string
 		side        pg.Side
 	}{
-		{"after-pause", "kill", pg.Old}, {"before-decide", "kill", pg.Old}, {"after-freeze", "stop", pg.Old},
-		{"after-decide", "kill", pg.New}, {"after-open", "kill", pg.New}, {"after-decide", "stop", pg.New},
+		{"after-pause", "kill", pg.Old},
+		{"before-decide", "kill", pg.Old},
+		{"after-freeze", "stop", pg.Old},
+		{"after-decide", "kill", pg.New},
+		{"after-open", "kill", pg.New},
+		{"after-decide", "stop", pg.New},
 	} {
 		t.Run(test.hook+" "+test.event, func(t *testing.T) {
 			parallel(t)
