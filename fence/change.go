@@ -84,13 +84,22 @@ func standing(t Table) (bool, error) { return t.Fenced || t.Foreign, nil }
 
 // DetachForUndo drops the triggers of an undecided attempt from the source, in
 // checked transactions: the check is repeated with every batch, so that a stale
-// tool stops at once.
+// tool stops at once. bound is for tables that somebody holds, together; those
+// that nobody holds take what they take.
 func DetachForUndo(ctx context.Context, s *pg.Server, d state.Direction, attempt int64, bound time.Duration, progress func(string)) error {
 	w := newWork(s, "dropping fence triggers", blocker.AccessExclusive, Options{Progress: progress})
 	w.sql = func(t Table) string { return DetachSQL(s.Move(), t) }
 	w.patience = politeWait // the turn is held meanwhile
 	w.tx = func(ctx context.Context, f func(pgx.Tx) error) error { return UndoOnSource(ctx, s, d, attempt, f) }
-	_, err := w.run(ctx, bound, standing)
+	limit, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	left := bound
+	w.refused = func(took time.Duration) {
+		if left -= took; left <= 0 {
+			cancel(w.over(bound))
+		}
+	}
+	_, err := w.do(limit, standing)
 	return err
 }
 
@@ -103,6 +112,7 @@ type work struct {
 	patience time.Duration // for SHARE UPDATE EXCLUSIVE on a table that is held
 	watch    *blocker.Watch
 	progress func(string)
+	refused  func(took time.Duration) // told how long a try took that was in vain; may be nil
 
 	total, done int
 	told        time.Time
@@ -118,8 +128,16 @@ func newWork(s *pg.Server, doing string, mode blocker.Mode, o Options) *work {
 }
 
 func (w *work) run(ctx context.Context, bound time.Duration, wanted func(Table) (bool, error)) (Changed, error) {
-	limit, cancel := context.WithTimeoutCause(ctx, bound, fmt.Errorf("%s on the %s server: %w after %s", w.doing, w.server.Side(), pg.ErrTimeout, bound))
+	limit, cancel := context.WithTimeoutCause(ctx, bound, w.over(bound))
 	defer cancel()
+	return w.do(limit, wanted)
+}
+
+func (w *work) over(bound time.Duration) error {
+	return fmt.Errorf("%s on the %s server: %w after %s", w.doing, w.server.Side(), pg.ErrTimeout, bound)
+}
+
+func (w *work) do(limit context.Context, wanted func(Table) (bool, error)) (Changed, error) {
 	all, err := Tables(limit, w.server.Pool(), w.server.Move())
 	if err != nil {
 		return Changed{}, err
@@ -180,6 +198,8 @@ func (w *work) free(ctx context.Context, batch []Table) ([]Table, error) {
 	for _, t := range batch {
 		err := w.try(ctx, politeWait, oneWait, t)
 		switch {
+		case retryable(err) && ctx.Err() != nil:
+			return nil, w.blocked(ctx, t)
 		case retryable(err):
 			held = append(held, t)
 		case err != nil && !vanished(err):
@@ -226,6 +246,7 @@ func (w *work) try(ctx context.Context, polite, wait time.Duration, tables ...Ta
 	for i, t := range tables {
 		names[i], statements[i] = "only "+t.Identifier(), w.sql(t)
 	}
+	began := time.Now()
 	err := w.tx(ctx, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, fmt.Sprintf("set local lock_timeout = %d;\nlock table %s in share update exclusive mode",
 			polite.Milliseconds(), strings.Join(names, ", "))); err != nil {
@@ -238,6 +259,8 @@ func (w *work) try(ctx context.Context, polite, wait time.Duration, tables ...Ta
 	})
 	if err == nil {
 		w.done += len(tables)
+	} else if w.refused != nil && retryable(err) {
+		w.refused(time.Since(began))
 	}
 	return err
 }
