@@ -171,7 +171,9 @@ func TestPoolerIsFoundOut(t *testing.T) {
 		through := newPooler(t, p.oldURL)
 		p.Old = open(t, pg.Old, through.url(), "")
 		f := only(t, check(t, "session", p.Pair), "session.pooler", "")
-		if f.Severity != Blocker || f.Server != "old" || !strings.Contains(f.Seen, "by backend") {
+		// Two statements are answered by two backends, unless one was free again in
+		// time; then the settings tell.
+		if f.Severity != Blocker || f.Server != "old" || !(strings.Contains(f.Seen, "by backend") || strings.Contains(f.Seen, "statement_timeout is 0")) {
 			t.Errorf("got %+v", f)
 		}
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"slices"
 	"testing"
 	"time"
 
@@ -152,7 +153,7 @@ func fails(t *testing.T, o Options, kind Kind, code string) *Failure {
 func timesOut(t *testing.T, o Options) *Failure {
 	t.Helper()
 	r, _ := ask(t, o)
-	if r.OK || r.Failure.Kind != Timeout || (r.Failure.SQLSTATE != pg.LockNotAvailable && r.Failure.SQLSTATE != "") {
+	if r.OK || r.Failure.Kind != Timeout || !slices.Contains([]string{pg.LockNotAvailable, pg.QueryCanceled, ""}, r.Failure.SQLSTATE) {
 		t.Fatalf("round %+v, failure %v, want a timeout", r, r.Failure)
 	}
 	return r.Failure
