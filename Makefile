@@ -102,17 +102,19 @@ model-full: ## The same with larger bounds (minutes, up to 8 GB of memory)
 	@scripts/model full
 
 # How many rounds of chaos, and which: SEED= repeats a run, ROUND= one round of
-# it, FAULT= keeps to faults with this in their names.
+# it, FAULT= keeps to faults with this in their names, TIME=20m begins no round
+# later than that.
 N ?= 40
 SEED ?=
 ROUND ?=
 FAULT ?=
+TIME ?=
 
 .PHONY: chaos
-chaos: prepare ## Break something in each of N=40 cutovers; table on stderr, JSON on stdout; SEED= repeats
+chaos: prepare ## Break something in each of N=40 cutovers and rollbacks; table on stderr, JSON on stdout; SEED= repeats
 	@mkdir -p $(CACHE) && rm -f $(CACHE)/chaos.json
 	@status=0; \
 	PGCUTOVER_TEST_PAIRS=$(PAIRS) PGCUTOVER_CHAOS_ROUNDS=$(N) PGCUTOVER_CHAOS_SEED=$(SEED) \
-	PGCUTOVER_CHAOS_ROUND=$(ROUND) PGCUTOVER_CHAOS_FAULT='$(FAULT)' PGCUTOVER_CHAOS_RESULT=$(CURDIR)/$(CACHE)/chaos.json \
+	PGCUTOVER_CHAOS_ROUND=$(ROUND) PGCUTOVER_CHAOS_FAULT='$(FAULT)' PGCUTOVER_CHAOS_TIME=$(TIME) PGCUTOVER_CHAOS_RESULT=$(CURDIR)/$(CACHE)/chaos.json \
 		go test -count=1 -timeout 0 -v -run '^TestChaos$$' $(ARGS) ./test/chaos >&2 || status=$$?; \
 	if [ -f $(CACHE)/chaos.json ]; then cat $(CACHE)/chaos.json; fi; exit $$status

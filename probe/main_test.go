@@ -3,8 +3,8 @@ package probe
 import (
 	"context"
 	"fmt"
-	"sync"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 

@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/pgtest"
 	"github.com/pgcutover/pgcutover/internal/step"
 )
@@ -22,6 +21,7 @@ import (
 const (
 	roundsVariable = "PGCUTOVER_CHAOS_ROUNDS" // how many; default: each fault once
 	seedVariable   = "PGCUTOVER_CHAOS_SEED"   // default: random, and printed
+	timeVariable   = "PGCUTOVER_CHAOS_TIME"   // no round begins later than this after the start, as 20m; default: all do
 	onlyVariable   = "PGCUTOVER_CHAOS_ROUND"  // only this round of the plan
 	faultVariable  = "PGCUTOVER_CHAOS_FAULT"  // only faults with this in their names
 	resultVariable = "PGCUTOVER_CHAOS_RESULT" // file for the result
@@ -33,7 +33,7 @@ const roundsOfMove = 25
 
 // shortRun is how long a run of no given length begins rounds: with each fault
 // once it is about over by then, and what is left out differs from seed to seed.
-const shortRun = 150 * time.Second
+const shortRun = 125 * time.Second
 
 // TestChaos plays the rounds.
 func TestChaos(t *testing.T) {
@@ -43,7 +43,13 @@ func TestChaos(t *testing.T) {
 	pairs := pgtest.Pairs(t)
 	say("chaos: %d rounds, SEED=%d", rounds, seed)
 	all := newReport(seed, pairs)
-	if os.Getenv(roundsVariable) == "" {
+	if text := os.Getenv(timeVariable); text != "" {
+		limit, err := time.ParseDuration(text)
+		if err != nil {
+			t.Fatalf("reading %s: %v", timeVariable, err)
+		}
+		all.until = all.began.Add(limit)
+	} else if os.Getenv(roundsVariable) == "" {
 		all.until = all.began.Add(shortRun)
 	}
 	for i, pair := range pairs {
@@ -96,9 +102,10 @@ func (w *world) steps(t *testing.T) stepNames {
 	if err == nil {
 		p, err = m.must("plan", "--json")
 	}
-	var plan struct{ Cutover []step.Entry }
+	type entries struct{ Cutover, Rollback []step.Entry }
+	var plan entries
 	if err == nil {
-		plan, err = answer[struct{ Cutover []step.Entry }](p)
+		plan, err = answer[entries](p)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -107,6 +114,9 @@ func (w *world) steps(t *testing.T) stepNames {
 	s := stepNames{pause: "lease"}
 	for _, e := range plan.Cutover {
 		s.all = append(s.all, e.Name)
+	}
+	if !slices.EqualFunc(plan.Rollback, s.all, func(e step.Entry, name string) bool { return e.Name == name }) {
+		t.Fatalf("a rollback has other steps than a cutover: %v", s.all)
 	}
 	if !slices.Contains(s.all, s.pause) {
 		t.Fatalf("the cutover has no step %s: %v", s.pause, s.all)
@@ -126,7 +136,7 @@ func (w *world) play(plan []card, all *report) (err error) {
 				return fmt.Errorf("making a move before round %d: %w", c.round, err)
 			}
 		}
-		r := &round{card: c, m: m, logs: map[*server]int64{}}
+		r := &round{card: c, m: m, back: m.turn() == "rollback", logs: map[*server]int64{}}
 		err := r.play()
 		all.add(w.pair, r, err)
 		if dir := os.Getenv(keepVariable); dir != "" {
@@ -137,7 +147,7 @@ func (w *world) play(plan []card, all *report) (err error) {
 		if err != nil {
 			return r.failed(err, all.seed, len(plan))
 		}
-		if m.serving == pg.New || m.rounds >= roundsOfMove {
+		if m.rounds >= roundsOfMove {
 			if err := all.end(m, c); err != nil {
 				return err
 			}
@@ -172,7 +182,7 @@ func (r *round) failed(err error, seed uint64, rounds int) error {
 // keep writes what a round left into a folder: what the tool said, what the
 // clients saw, what the servers logged.
 func (r *round) keep(dir string, err error) error {
-	text := fmt.Sprintf("%s on %s: %s\n", r.card, r.m.w.pair, r.result.outcome)
+	text := fmt.Sprintf("%s on %s: %s %s\n", r.card, r.m.w.pair, r.what(), r.result.outcome)
 	if err != nil {
 		text += fmt.Sprintf("\nFAILED: %v\n", err)
 	}
@@ -212,7 +222,8 @@ type report struct {
 type row struct {
 	Fault        string          `json:"fault"`
 	Rounds       int             `json:"rounds"`
-	Missed       int             `json:"missed"` // rounds in which the fault came too late
+	Rollbacks    int             `json:"rollbacks"` // of the rounds; the others are cutovers
+	Missed       int             `json:"missed"`    // rounds in which the fault came too late
 	Outcomes     map[outcome]int `json:"outcomes"`
 	Unwritable   int64           `json:"unwritable_ms"` // longest time in which no server took writes
 	Recovered    int64           `json:"recovered_ms"`  // longest time from the fault, or the server's return, to an accepted write
@@ -236,6 +247,9 @@ func (p *report) add(pair pgtest.Pair, r *round, err error) {
 		p.rows[r.fault] = x
 	}
 	x.Rounds++
+	if r.back {
+		x.Rollbacks++
+	}
 	if r.missed {
 		x.Missed++
 	}
@@ -249,7 +263,7 @@ func (p *report) add(pair pgtest.Pair, r *round, err error) {
 	x.Lost += r.result.lost
 	x.Doubled += r.result.doubled
 	x.Both += r.result.both
-	text := fmt.Sprintf("%s (%s): %s, nobody took writes for %s, %d acknowledged, %s", r.card, pair, r.result.outcome,
+	text := fmt.Sprintf("%s (%s): %s %s, nobody took writes for %s, %d acknowledged, %s", r.card, pair, r.what(), r.result.outcome,
 		r.result.unwritable.Round(time.Millisecond), r.result.acknowledged, r.result.took.Round(100*time.Millisecond))
 	if r.missed {
 		text += ", the fault came too late"
@@ -257,7 +271,7 @@ func (p *report) add(pair pgtest.Pair, r *round, err error) {
 	if err != nil {
 		x.Failed++
 		p.failed = append(p.failed, r.String())
-		text = fmt.Sprintf("%s (%s): FAILED", r.card, pair)
+		text = fmt.Sprintf("%s (%s): %s FAILED", r.card, pair, r.what())
 	}
 	say("%s", text)
 }
@@ -268,6 +282,7 @@ type summary struct {
 	Seed         uint64   `json:"seed"`
 	Pairs        []string `json:"pairs"`
 	Rounds       int      `json:"rounds"`
+	Rollbacks    int      `json:"rollbacks"`
 	Acknowledged int      `json:"acknowledged"`
 	Lost         int      `json:"lost"`
 	Doubled      int      `json:"doubled"`
@@ -291,6 +306,7 @@ func (p *report) sum() summary {
 		}
 		s.Faults = append(s.Faults, *x)
 		s.Rounds += x.Rounds
+		s.Rollbacks += x.Rollbacks
 		s.Acknowledged += x.Acknowledged
 		s.Lost += x.Lost
 		s.Doubled += x.Doubled
@@ -303,15 +319,15 @@ func (p *report) sum() summary {
 // print writes the table, as Markdown.
 func (p *report) print() {
 	s := p.sum()
-	say("\n| fault | rounds | done | undone | resumed forward | resumed back | refused | longest unwritable (ms) | longest from fault to write (ms) | lost | doubled |")
-	say("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
+	say("\n| fault | rounds | of them rollbacks | too late | done | undone | resumed forward | resumed back | refused | longest unwritable (ms) | longest from fault to write (ms) | lost | doubled |")
+	say("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
 	for _, x := range s.Faults {
 		o := x.Outcomes
-		say("| %s | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d |", x.Fault, x.Rounds,
+		say("| %s | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d |", x.Fault, x.Rounds, x.Rollbacks, x.Missed,
 			o[done], o[undone], o[resumedForward], o[resumedBack], o[refused], x.Unwritable, x.Recovered, x.Lost, x.Doubled)
 	}
-	say("\n%d rounds in %.0f s (SEED=%d): %d acknowledged writes, %d lost, %d doubled, %d taken by two servers; %d rounds failed",
-		s.Rounds, s.DurationS, s.Seed, s.Acknowledged, s.Lost, s.Doubled, s.Both, len(s.Failed))
+	say("\n%d rounds (%d rollbacks) in %.0f s (SEED=%d): %d acknowledged writes, %d lost, %d doubled, %d taken by two servers; %d rounds failed",
+		s.Rounds, s.Rollbacks, s.DurationS, s.Seed, s.Acknowledged, s.Lost, s.Doubled, s.Both, len(s.Failed))
 }
 
 // write writes the summary as one JSON object.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,15 +43,18 @@ func (m *move) write(seed uint64) (*clients, error) {
 	if err != nil {
 		return c, err
 	}
-	for i, g := range []struct {
+	type way struct {
 		name, url string
 		writers   int
-	}{
-		{"multihost", both, 2},
-		{"direct", m.app(m.source()), 1},
-	} {
+		pooled    bool
+	}
+	ways := []way{{"multihost", both, 2, false}, {"direct", m.app(m.source()), 1, false}}
+	if m.pooler != nil {
+		ways = append(ways, way{"pgbouncer", m.pooler.URL(m.name), 2, true})
+	}
+	for i, g := range ways {
 		w, err := workload.Start(context.Background(), workload.Options{
-			URL: g.url, Writers: g.writers, Rate: 30, Timeout: 20 * time.Second, Seed: seed + uint64(i),
+			URL: g.url, Pooled: g.pooled, Writers: g.writers, Rate: 30, Timeout: 20 * time.Second, Seed: seed + uint64(i),
 		})
 		if err != nil {
 			return c, errors.Join(fmt.Errorf("%s clients: %w", g.name, err), c.stop())
@@ -114,9 +118,34 @@ func (c *clients) serves(since time.Time) (time.Duration, error) {
 // follow waits until clients that can find the serving server by themselves
 // write there again.
 func (c *clients) follow(serving pg.Side, since time.Time) error {
-	return until("the multihost clients to write on the "+string(serving)+" server", serveBound, func() (bool, string, error) {
-		for _, t := range c.groups[0].writers.Ledger().Commits() {
-			if !t.Unknown && t.Server == c.m.names[serving] && t.Began.After(since) {
+	for _, g := range c.groups {
+		if g.name == "direct" {
+			continue
+		}
+		err := until("the "+g.name+" clients to write on the "+string(serving)+" server", serveBound, func() (bool, string, error) {
+			for _, t := range g.writers.Ledger().Commits() {
+				if !t.Unknown && t.Server == c.m.names[serving] && t.Began.After(since) {
+					return true, "", nil
+				}
+			}
+			return false, c.state(), nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pooled waits until the pooler's clients have written again, anywhere.
+func (c *clients) pooled(since time.Time) error {
+	i := slices.IndexFunc(c.groups, func(g group) bool { return g.name == "pgbouncer" })
+	if i < 0 {
+		return nil
+	}
+	return until("the pooler's clients to write", max(time.Until(since.Add(serveBound)), time.Millisecond), func() (bool, string, error) {
+		for _, t := range c.groups[i].writers.Ledger().Commits() {
+			if !t.Unknown && t.Ended.After(since) {
 				return true, "", nil
 			}
 		}
@@ -200,6 +229,12 @@ const clientsSQL = `select count(*) from pg_stat_activity where datname = $1 and
 // gone waits until the server has ended the clients' sessions: what a lost one
 // was doing may still be committed.
 func (c *clients) gone(serving pg.Side) error {
+	if c.m.pooler != nil {
+		// It keeps its sessions for other clients.
+		if _, err := c.m.console("RECONNECT"); err != nil {
+			return err
+		}
+	}
 	return until("the clients' sessions to end", 20*time.Second, func() (bool, string, error) {
 		n, err := one[int](c.m.w.at(serving), "postgres", clientsSQL, c.m.name)
 		return n == 0, fmt.Sprintf("%d are left", n), err

@@ -34,6 +34,8 @@ type fault struct {
 	down func(*round) *server
 	// second: it stops the tool, and another one may do its work.
 	second bool
+	// alone: the tool does nothing any more, and its watchdog ends the pause.
+	alone bool
 	// words of which one has to stand in the refusal, for what is there from the
 	// start.
 	words []string
@@ -55,12 +57,22 @@ const killTool = "tool killed"
 // are the servers that take the writes before and after; for a cutover old and
 // new, for a rollback the other way round.
 var faults = map[string]fault{
-	killTool: {when: atEachStep, count: 6, begin: func(r *round) error { return r.tool.signal(syscall.SIGKILL) }},
+	killTool: {when: atEachStep, count: 6, alone: true, begin: func(r *round) error { return r.tool.signal(syscall.SIGKILL) }},
 	"tool stopped, woken later": {
 		when: atSomeStep, count: 10, short: span{8 * time.Second, 10 * time.Second}, long: span{36 * time.Second, 40 * time.Second},
 		begin:  func(r *round) error { return r.tool.signal(syscall.SIGSTOP) },
 		end:    func(r *round) error { return r.tool.signal(syscall.SIGCONT) },
 		second: true,
+		alone:  true,
+	},
+
+	"tool killed, nobody reads on": {when: atSomeStep, count: 6, alone: true, begin: func(r *round) error {
+		return errors.Join(r.tool.deafen(), r.tool.signal(syscall.SIGKILL))
+	}},
+	"tool and watchdog killed": {when: atSomeStep, count: 6, begin: (*round).killBoth},
+	"PgBouncer killed": {
+		when: atSomeStep, count: 10, short: span{50 * time.Millisecond, 900 * time.Millisecond},
+		begin: (*round).killPooler, end: (*round).restartPooler,
 	},
 
 	"tool-source network cut":       network((*pgtest.Proxy).Cut, func(r *round) []*pgtest.Proxy { return toTool(r.m.source()) }),

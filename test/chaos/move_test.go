@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgcutover/pgcutover/internal/pg"
+	"github.com/pgcutover/pgcutover/internal/pgbouncer"
 	"github.com/pgcutover/pgcutover/internal/workload"
 )
 
@@ -25,8 +26,9 @@ type move struct {
 	serving   pg.Side            // by the newest round
 	names     map[pg.Side]string // what ledgers call the servers
 	rounds    int
-	past      []*clients // of earlier rounds
-	tools     []*tool    // of this round
+	pooler    *pgbouncer.Pooler // nil: none
+	past      []*clients        // of earlier rounds
+	tools     []*tool           // of this round
 }
 
 // maxPause bounds the pause shorter than the default does, so that a round in
@@ -40,7 +42,7 @@ analyze: { jobs: 1 }
 cutover: { max_pause: 5s, lock_timeout: 300ms, attempts: 6 }
 traffic:
   - multihost: {}
-hooks: { dir: ./hooks }
+%shooks: { dir: ./hooks }
 `
 
 // shopRows is the size of the shop: enough for a vacuum with a delay at each
@@ -63,7 +65,12 @@ func (w *world) newMove() (*move, error) {
 	if err := m.fill(); err != nil {
 		return m, err
 	}
-	text := fmt.Sprintf(config, m.name, m.toolURL(w.old), m.peerURL(w.old), m.toolURL(w.new), m.peerURL(w.new))
+	if !w.plain() {
+		if err := m.startPooler(); err != nil {
+			return m, err
+		}
+	}
+	text := fmt.Sprintf(config, m.name, m.toolURL(w.old), m.peerURL(w.old), m.toolURL(w.new), m.peerURL(w.new), m.entry())
 	if err := os.WriteFile(filepath.Join(m.dir, "pgcutover.yaml"), []byte(text), 0o600); err != nil {
 		return m, err
 	}
@@ -149,8 +156,13 @@ func (m *move) decided() (int64, error) {
 type statusAnswer struct {
 	Phase   string `json:"phase"`
 	Serving string `json:"serving"`
+	Lag     *struct {
+		Connected bool  `json:"connected"`
+		Bytes     int64 `json:"bytes"`
+	} `json:"lag"`
 	Verdict struct {
 		CanCutOver bool     `json:"can_cut_over"`
+		CanGoBack  string   `json:"can_go_back"`
 		Reasons    []string `json:"reasons"`
 	} `json:"verdict"`
 }
@@ -163,14 +175,35 @@ func (m *move) status() (statusAnswer, error) {
 	return answer[statusAnswer](t)
 }
 
-// ready waits until the tool says that a cutover could begin, and makes the
-// statistics where it says that they are missing.
+// turn is the command that turns the writes to the target.
+func (m *move) turn() string {
+	if m.serving == pg.New {
+		return "rollback"
+	}
+	return "cutover"
+}
+
+// smallLag is less than what the tool refuses.
+const smallLag = 1 << 20
+
+// ready waits until the tool says that a cutover, or a rollback, could begin, and
+// makes the statistics where it says that they are missing.
 func (m *move) ready() error {
+	if m.serving == pg.New {
+		return until("the move to be ready to go back", 60*time.Second, func() (bool, string, error) {
+			s, err := m.status()
+			ok := s.Phase == "cut over" && strings.HasPrefix(s.Verdict.CanGoBack, "yes: ") && s.Lag != nil && s.Lag.Bytes < smallLag
+			return ok, s.Phase + ": " + s.Verdict.CanGoBack, err
+		})
+	}
 	return until("the move to be ready", 60*time.Second, func() (bool, string, error) {
 		s, err := m.status()
 		reasons := fmt.Sprint(s.Verdict.Reasons)
 		if err == nil && strings.Contains(reasons, "run: pgcutover analyze") {
 			_, err = m.must("analyze")
+		}
+		if strings.Contains(reasons, "there is nothing to roll back") { // what status says after a rollback
+			return s.Lag != nil && s.Lag.Connected && s.Lag.Bytes < smallLag, reasons, err
 		}
 		return s.Verdict.CanCutOver, reasons, err
 	})
@@ -206,6 +239,11 @@ func (m *move) end() (f findings, err error) {
 	}
 	for _, s := range []*server{m.w.old, m.w.new} {
 		if err := s.dropDatabase(m.name); err != nil {
+			return f, err
+		}
+	}
+	if m.pooler != nil {
+		if err := m.pooler.Stop(); err != nil {
 			return f, err
 		}
 	}

@@ -24,10 +24,11 @@ const (
 	refused        outcome = "refused" // by the gates, by name
 )
 
-// round is one cutover under one fault.
+// round is one cutover, or one rollback, under one fault.
 type round struct {
 	card
 	m        *move
+	back     bool // a rollback
 	clients  *clients
 	tool     *tool
 	operator *operator
@@ -50,6 +51,14 @@ type result struct {
 	findings
 }
 
+// what is what the tool was told to do.
+func (r *round) what() string {
+	if r.back {
+		return "rollback"
+	}
+	return "cutover"
+}
+
 func (r *round) source() *server { return r.m.source() }
 
 func (r *round) target() *server { return r.m.target() }
@@ -63,7 +72,7 @@ func (r *round) play() (err error) {
 	began := time.Now()
 	defer func() {
 		r.result.took = time.Since(began)
-		err = errors.Join(err, r.m.endTools(), r.tidy())
+		err = errors.Join(err, r.m.endTools(), r.m.killWatchdogs(), r.tidy())
 	}()
 	if err := r.prepare(); err != nil {
 		return fmt.Errorf("preparing the round: %w", err)
@@ -121,7 +130,7 @@ func (r *round) playFromStart() (err error) {
 	r.begin = time.Now()
 	err = f.begin(r)
 	if err == nil {
-		r.tool, err = r.m.launch(nil, "cutover", "--yes")
+		r.tool, err = r.m.launch(nil, r.m.turn(), "--yes")
 	}
 	if err == nil {
 		select {
@@ -158,7 +167,7 @@ func (r *round) playAtMoment() error {
 		}
 	}
 	var err error
-	if r.tool, err = r.m.launch(see, "cutover", "--yes"); err != nil {
+	if r.tool, err = r.m.launch(see, r.m.turn(), "--yes"); err != nil {
 		return err
 	}
 	switch {
@@ -203,6 +212,11 @@ func (r *round) strike() error {
 	if r.hold == holdBegun {
 		r.release()
 	}
+	if f.alone {
+		if err := r.alone(); err != nil {
+			return err
+		}
+	}
 	if r.second {
 		if err := r.serves(r.begin); err != nil {
 			return err
@@ -228,6 +242,15 @@ func (r *round) strike() error {
 	}
 	_, err := r.tool.wait()
 	return err
+}
+
+// alone waits for what has to happen while nobody helps: the pooler's pause
+// ends, and its clients write.
+func (r *round) alone() error {
+	if err := r.unpaused(r.begin); err != nil {
+		return err
+	}
+	return r.clients.pooled(r.begin)
 }
 
 // serves waits for a server that takes writes, without anybody's help.
@@ -294,10 +317,10 @@ func (r *round) repair() error {
 			}
 			rest(200 * time.Millisecond)
 			continue
-		case s.Phase == "cutover interrupted" && !r.tool.incomplete() && (code == exitAborted || code == exitDone || code == exitBlocked):
+		case s.Phase == "cutover interrupted" && r.result.resumes == 0 && (code == exitAborted || code == exitDone || code == exitBlocked):
 			return fmt.Errorf("the tool ended with status %d, and status says that there is something to resume", code)
 		case s.Phase != "cutover interrupted":
-			return nil
+			return r.m.watchdogsGone()
 		case r.result.resumes == attempts:
 			return fmt.Errorf("%d times resumed, and it is not finished", attempts)
 		}
@@ -323,13 +346,16 @@ func (r *round) check() error {
 		return err
 	}
 	serving := r.m.serving
-	if decided != r.before {
+	if decided > r.before {
 		serving = serving.Other()
 	}
 	if side != serving {
 		return fmt.Errorf("the %s server takes writes, the %s one should", side, serving)
 	}
 	if err := r.clients.follow(serving, now); err != nil {
+		return err
+	}
+	if err := r.m.leads(serving); err != nil {
 		return err
 	}
 	s, err := r.m.status()

@@ -11,7 +11,7 @@ import (
 )
 
 // killProcesses kills processes of a server and returns when it has noticed,
-// which ends all its sessions.
+// which ends all its sessions; errMissed when they have ended by themselves.
 func (s *server) killProcesses(pids []int32) error {
 	ctx, cancel := context.WithTimeout(context.Background(), askBound)
 	defer cancel()
@@ -20,10 +20,16 @@ func (s *server) killProcesses(pids []int32) error {
 		return err
 	}
 	defer pg.Close(ctx, conn)
+	killed := false
 	for _, pid := range pids {
-		if err := syscall.Kill(int(pid), syscall.SIGKILL); err != nil {
+		err := syscall.Kill(int(pid), syscall.SIGKILL)
+		if err != nil && !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("killing process %d of the %s server: %w", pid, s.side, err)
 		}
+		killed = killed || err == nil
+	}
+	if !killed {
+		return errMissed
 	}
 	return until("the "+string(s.side)+" server to notice", askBound, func() (bool, string, error) {
 		return conn.Ping(ctx) != nil, "", nil

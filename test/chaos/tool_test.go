@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -30,6 +31,7 @@ type tool struct {
 	cmd   *exec.Cmd
 	out   bytes.Buffer // read after done
 	words *words
+	ear   *os.File // what it tells people is read from here
 	done  chan struct{}
 	code  int // exit status, or the negative number of the signal that ended it
 	began time.Time
@@ -77,12 +79,28 @@ func (m *move) launch(see func(line string), args ...string) (*tool, error) {
 	// What a killed tool leaves in the folder for temporary files goes with the
 	// move's.
 	t.cmd.Env = append(os.Environ(), "TMPDIR="+m.dir)
-	t.cmd.Stdout, t.cmd.Stderr = &t.out, t.words
+	// A watchdog writes on where the tool has written, after that has ended, and
+	// must not find the pipe broken.
+	read, write, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("making a pipe: %w", err)
+	}
+	t.cmd.Stdout, t.cmd.Stderr = &t.out, write
 	t.cmd.WaitDelay = 5 * time.Second
 	dieWithParent(t.cmd)
-	if err := t.cmd.Start(); err != nil {
+	err = t.cmd.Start()
+	write.Close() // the tool has its own copy
+	if err != nil {
+		read.Close()
 		return nil, fmt.Errorf("running pgcutover %s: %w", args[0], err)
 	}
+	t.ear = read
+	said := make(chan struct{})
+	go func() {
+		defer close(said)
+		defer read.Close()
+		io.Copy(t.words, read) //nolint:errcheck // words are always taken; a pipe ends
+	}()
 	if args[0] != "status" { // which is asked all the time, and shown where it says something wrong
 		m.tools = append(m.tools, t)
 	}
@@ -90,6 +108,10 @@ func (m *move) launch(see func(line string), args ...string) (*tool, error) {
 		defer close(t.done)
 		err := t.cmd.Wait()
 		t.ended = time.Now()
+		select {
+		case <-said:
+		case <-time.After(300 * time.Millisecond): // a watchdog has more to say
+		}
 		t.code = t.cmd.ProcessState.ExitCode()
 		if status, ok := t.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 			t.code = -int(status.Signal())
@@ -104,6 +126,15 @@ func (m *move) launch(see func(line string), args ...string) (*tool, error) {
 func (t *tool) signal(s syscall.Signal) error {
 	if err := t.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("sending %s to pgcutover: %w", s, err)
+	}
+	return nil
+}
+
+// deafen ends the reading of what the tool tells people, as when its terminal or
+// the program that its output was piped into is gone.
+func (t *tool) deafen() error {
+	if err := t.ear.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return fmt.Errorf("closing the pipe of the tool's words: %w", err)
 	}
 	return nil
 }
@@ -135,10 +166,6 @@ func (t *tool) wait() (int, error) {
 		return t.code, err
 	}
 }
-
-// incomplete tells whether the tool said that it could not write down all that
-// it undid.
-func (t *tool) incomplete() bool { return strings.Contains(t.words.String(), "not all was recorded") }
 
 // String is the run as it is kept and shown.
 func (t *tool) String() string {
