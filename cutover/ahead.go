@@ -13,15 +13,19 @@ import (
 	"github.com/pgcutover/pgcutover/sequences"
 )
 
-// aheadBound is how long making or dropping the fence triggers may take.
-const aheadBound = 2 * time.Minute
+// aheadBound is how long making or dropping the fence triggers may take, besides
+// a few milliseconds for each table; manyTables is room for these.
+const (
+	aheadBound = 2 * time.Minute
+	manyTables = 10 * time.Minute
+)
 
 func (c *Cutover) aheadStep() step.Step {
 	return step.Step{
 		Name:           "ahead",
 		About:          fmt.Sprintf("make the open fence triggers on %s, set %s's sequences ahead, try the guard, make the stream back but for its slot", c.Direction.Source(), c.Direction.Target()),
-		Bound:          aheadBound + c.Settings.TerminateAfter + time.Minute,
-		UndoBound:      aheadBound,
+		Bound:          aheadBound + c.Settings.TerminateAfter + manyTables,
+		UndoBound:      aheadBound + manyTables,
 		Do:             c.ahead,
 		Undo:           c.undoAhead,
 		Statements:     c.aheadStatements,

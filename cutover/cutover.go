@@ -48,8 +48,8 @@ type Settings struct {
 // from new to old. It is used once.
 type Cutover struct {
 	Old, New *pg.Server
-	// Direction is Forward for a cutover, Back for a rollback. Interrupted and
-	// Resume set it to that of the newest attempt.
+	// Direction is Forward for a cutover, Back for a rollback. Resume sets it to
+	// that of the newest attempt.
 	Direction state.Direction
 	Move      state.Move
 	Settings  Settings
@@ -64,12 +64,14 @@ type Cutover struct {
 	// vanish, and is stopped by what it returns. Nil for none.
 	Watch func(ctx context.Context, w Watched) (stop func(), err error)
 
-	attempt int64
-	stream  state.Stream // what is drained: from the source to the target
-	ours    func()       // gives back the one-tool lock on old that a rollback holds beside the lease's
-	unwatch func()       // stops the watchdog
-	wayBack bool         // the slot of the way back was made under this lease
-	lease   *publisher.Lease
+	attempt  int64
+	stream   state.Stream    // what is drained: from the source to the target
+	ours     func()          // gives back the one-tool lock on old that a rollback holds beside the lease's
+	unwatch  func()          // stops the watchdog
+	pausedAt time.Time       // when the poolers were told to pause; zero before
+	oldHeld  context.Context //nolint:containedctx // ends when a rollback loses the one-tool lock on old
+	wayBack  bool            // the slot of the way back was made under this lease
+	lease    *publisher.Lease
 	// contested are the tables, as quoted names, on which clients waited for the
 	// lease; not nil: DDL is kept away from parents only, and not from these.
 	contested map[string]bool
@@ -179,7 +181,7 @@ func (c *Cutover) Run(soft, hard context.Context) error {
 
 // run opens the journal of this attempt and runs the list. Losing the lease's
 // session counts as a first signal: before decide it undoes.
-func (c *Cutover) run(soft, hard context.Context) error {
+func (c *Cutover) run(soft, hard context.Context) error { //nolint:contextcheck // see oldHeld
 	runner, err := c.runner(soft)
 	if err != nil {
 		return err
@@ -188,6 +190,10 @@ func (c *Cutover) run(soft, hard context.Context) error {
 	defer cancel(nil)
 	stop := c.lease.OnLost(cancel)
 	defer stop()
+	if other := c.oldHeld; other != nil {
+		stop := context.AfterFunc(other, func() { cancel(context.Cause(other)) }) //nolint:contextcheck // that context is the lock's lifetime
+		defer stop()
+	}
 	return runner.Run(held, hard)
 }
 
@@ -221,11 +227,11 @@ func (c *Cutover) situation() traffic.Target {
 // is no cutover takes the lock on old, so that a rollback holds that one too.
 func (c *Cutover) lock(ctx context.Context) error {
 	if c.Direction == state.Back && c.ours == nil {
-		_, release, err := pg.HoldLock(ctx, c.Old, "rollback", lockBound)
+		held, release, err := pg.HoldLock(ctx, c.Old, "rollback", lockBound)
 		if err != nil {
 			return err
 		}
-		c.ours = release
+		c.ours, c.oldHeld = release, held
 	}
 	lease, err := publisher.TakeLock(ctx, c.source(), lockBound)
 	if err != nil {
@@ -283,6 +289,8 @@ func (c *Cutover) mayBegin(ctx context.Context) error {
 // cutover, ErrInterrupted when one must be resumed, and ErrAlreadyDone when new
 // serves.
 func (c *Cutover) Interrupted(ctx context.Context) error {
+	direction, attempt, stream := c.Direction, c.attempt, c.stream
+	defer func() { c.Direction, c.attempt, c.stream = direction, attempt, stream }()
 	pos, err := c.interrupted(ctx)
 	if err == nil && pos.Serving() == pg.New {
 		return ErrAlreadyDone

@@ -2,6 +2,7 @@ package cutover
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -16,7 +17,7 @@ func (c *Cutover) freezeStep() step.Step {
 	return step.Step{
 		Name:           "freeze",
 		About:          fmt.Sprintf("make writers on %s wait at the gate; those in the middle of a transaction finish first", c.Direction.Source()),
-		Bound:          bound,
+		Bound:          bound + leaseBound, // it may have to be begun anew
 		Do:             c.freeze,
 		Undo:           c.endLease,
 		Behind:         true,
@@ -33,6 +34,13 @@ type freezeFacts struct {
 
 func (c *Cutover) freeze(ctx context.Context) (any, error) {
 	began := time.Now()
+	if !c.pausedAt.IsZero() {
+		// The poolers' clients wait through all attempts.
+		limit, cancel := context.WithTimeoutCause(ctx, max(c.Settings.MaxPause-time.Since(c.pausedAt), time.Millisecond),
+			fmt.Errorf("freezing writes while poolers are paused: %w (cutover.max_pause)", publisher.ErrExpired))
+		defer cancel()
+		ctx = limit
+	}
 	frozen, err := c.tryFreeze(ctx)
 	if err != nil {
 		c.lease.Rollback(context.WithoutCancel(ctx))
@@ -58,10 +66,24 @@ func (c *Cutover) tryFreeze(ctx context.Context) (publisher.Frozen, error) {
 		if !again {
 			return all, err
 		}
-		if _, err := c.beginLease(ctx); err != nil {
+		if err := c.leaseAnew(ctx); err != nil {
 			return all, err
 		}
 	}
+}
+
+// leaseAnew begins the lease once more; clients of poolers need not wait meanwhile.
+func (c *Cutover) leaseAnew(ctx context.Context) error {
+	if err := c.resumePoolers(ctx); err != nil {
+		return err
+	}
+	if _, err := c.beginLease(ctx); err != nil {
+		return err
+	}
+	if poolers := c.poolers(); len(poolers) > 0 {
+		return c.pauseAll(ctx, poolers)
+	}
+	return nil
 }
 
 // thawing is an Observer that lets the writers go on at the first failure before
@@ -75,10 +97,13 @@ type thawing struct {
 // StepFailed ends the lease's transaction. decide does so itself, where it is
 // known that nothing was committed.
 func (t thawing) StepFailed(s step.Step, err error, took time.Duration) {
-	if c := t.cutover; !s.Final && !c.decided && c.lease != nil {
+	undecided := !s.Final || errors.Is(err, step.ErrRefuted)
+	if c := t.cutover; undecided && !c.decided && c.lease != nil {
 		c.lease.Rollback(context.Background())
-		if err := c.resumePoolers(context.Background()); err != nil {
-			t.Warning(s.Name, err) // the undo of the pause tries again
+		if !c.pausedAt.IsZero() {
+			if err := c.resumePoolers(context.Background()); err != nil {
+				t.Warning(s.Name, err) // the undo of the pause tries again
+			}
 		}
 	}
 	t.Observer.StepFailed(s, err, took)

@@ -12,11 +12,15 @@ import (
 	"github.com/pgcutover/pgcutover/publisher"
 )
 
+// leaseBound is long because the gates are looked at again, which read all of the
+// catalogs; no writer waits meanwhile.
+const leaseBound = 2 * time.Minute
+
 func (c *Cutover) leaseStep() step.Step {
 	return step.Step{
 		Name:  "lease",
 		About: fmt.Sprintf("begin the lease on %s: take the turn, keep DDL out, fence what was made meanwhile", c.Direction.Source()),
-		Bound: 30*time.Second + c.Settings.TerminateAfter,
+		Bound: leaseBound + c.Settings.TerminateAfter,
 		Do:    c.beginLease,
 		Undo:  c.endLease,
 		Statements: step.Fixed(

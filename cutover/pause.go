@@ -20,7 +20,7 @@ func (c *Cutover) pauseStep() step.Step {
 	return step.Step{
 		Name:      "pause",
 		About:     "make the poolers hold their clients; a watchdog ends that should the tool vanish",
-		Bound:     pauseBound,
+		Bound:     pauseBound + leaseBound, // which may have to be begun anew
 		UndoBound: pauseBound,
 		Do:        c.pausePoolers,
 		Undo:      c.endPause,
@@ -50,6 +50,13 @@ func (c *Cutover) pausePoolers(ctx context.Context) (any, error) {
 	if _, err := c.gateLag(ctx); err != nil {
 		return nil, err
 	}
+	// What the session of the sequences has cached may be invalid since the lease.
+	if err := c.meetSequences(ctx); err != nil {
+		return nil, err
+	}
+	if _, err := c.reader.ReadCalled(ctx); err != nil {
+		return nil, fmt.Errorf("on the %s server: %w", c.Direction.Source(), err)
+	}
 	poolers := c.poolers()
 	if len(poolers) == 0 {
 		return pauseFacts{}, nil
@@ -62,6 +69,7 @@ func (c *Cutover) pausePoolers(ctx context.Context) (any, error) {
 		c.unwatch = stop
 	}
 	began := time.Now()
+	c.pausedAt = began
 	facts := pauseFacts{}
 	for _, p := range poolers {
 		facts.Poolers = append(facts.Poolers, p.Name())
@@ -121,12 +129,20 @@ func (c *Cutover) resumePoolers(ctx context.Context) error {
 	if err == nil && turn.Attempt != c.attempt {
 		return nil
 	}
-	return together(c.poolers(), func(p traffic.Pauser) error {
+	err = together(c.poolers(), func(p traffic.Pauser) error {
 		if err := p.Resume(limit, c.situation()); err != nil {
 			return hint.With(fmt.Errorf("ending the pause of %s: %w", p.Name(), err), hint.Of(err))
 		}
 		return nil
 	})
+	// Once more: this process may have slept in between, and led the clients to
+	// where others have turned the writes away from.
+	ask, done = context.WithTimeout(limit, time.Second)
+	defer done()
+	if turn, asked := state.ReadTurn(ask, c.source().Pool()); asked == nil && turn.Attempt != c.attempt {
+		err = errors.Join(err, c.mendPoolers(limit))
+	}
+	return err
 }
 
 // endPause is the undo: the clients go on, then the watchdog is not needed.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -19,11 +20,11 @@ import (
 
 func (c *Cutover) reverseStep() step.Step {
 	s := step.Step{
-		Name:   "reverse",
-		About:  fmt.Sprintf("make the slot of the way back on %s: from here on whatever is written there can go back", c.Direction.Target()),
-		Bound:  c.Settings.MaxPause + time.Second,
-		Do:     c.reverse,
-		Undo:   c.undoReverse,
+		Name:  "reverse",
+		About: fmt.Sprintf("make the slot of the way back on %s: from here on whatever is written there can go back", c.Direction.Target()),
+		Bound: c.Settings.MaxPause + time.Second,
+		Do:    c.reverse,
+		Undo:  c.undoReverse, UndoBound: 2*sourceBound + 20*time.Second,
 		Behind: true,
 	}
 	if c.Settings.WayBack {
@@ -91,7 +92,9 @@ func (c *Cutover) requireWayBack(ctx context.Context) error {
 	if !c.wayBack {
 		return errors.New("the slot of the way back was not made under this lease")
 	}
-	_, err := publisher.ReadSlot(ctx, c.target(), c.back())
+	limit, cancel := context.WithTimeout(ctx, min(c.remaining(), 3*time.Second))
+	defer cancel()
+	_, err := publisher.ReadSlot(limit, c.target(), c.back())
 	return err
 }
 
@@ -165,23 +168,31 @@ func (c *Cutover) dropWayBack(ctx context.Context) error {
 
 // startWayBack lets the stream back flow, once the one that was drained is gone
 // on both servers: with both on, every change would go round for ever.
+//
+// What was made by this attempt counts, not what the config says now: it may be
+// another process's that resumes. An error says that there is no way back, or
+// that it does not flow yet; the target serves all the same.
 func (c *Cutover) startWayBack(ctx context.Context) error {
-	if !c.Settings.WayBack {
-		return nil
-	}
 	back := c.back()
+	names, err := publisher.Names(ctx, c.target())
+	if err != nil || !slices.Contains(names, back.Name()) {
+		return err
+	}
 	if _, err := publisher.ReadSlot(ctx, c.target(), back); err != nil {
-		return hint.With(err, fmt.Sprintf("the %s server serves, but there is no way back to %s: run pgcutover complete", c.Direction.Target(), c.Direction.Source()))
+		return fmt.Errorf("there is no way back to the %s server: %w", c.Direction.Source(), err)
 	}
 	if err := subscriber.Connect(ctx, c.source(), back); err != nil {
 		return err
 	}
-	err := pg.Wait(ctx, "the stream back to flow", 50*time.Millisecond, time.Minute, func(text string) { step.Progress(ctx, "%s", text) },
+	err = pg.Wait(ctx, "the stream back to flow", 50*time.Millisecond, 30*time.Second, func(text string) { step.Progress(ctx, "%s", text) },
 		func(ctx context.Context) (bool, string, error) {
 			slot, err := publisher.ReadSlot(ctx, c.target(), back)
 			return slot.Active, "the subscriber has not connected", err
 		})
-	return hint.With(err, fmt.Sprintf("the %[1]s server serves; see the log of the %[2]s one for why it cannot connect back (%[1]s.peer_url, pg_hba.conf); then run: pgcutover resume", c.Direction.Target(), c.Direction.Source()))
+	if err != nil {
+		return fmt.Errorf("%w: the log of the %s server says why it cannot connect back (%s.peer_url, pg_hba.conf); it goes on trying", err, c.Direction.Source(), c.Direction.Target())
+	}
+	return nil
 }
 
 func (c *Cutover) wayBackStatements(ctx context.Context) ([]step.Statement, error) {

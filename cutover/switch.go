@@ -73,7 +73,7 @@ func (c *Cutover) switchOver(ctx context.Context) (any, error) {
 		errs = append(errs, c.endSessions(ctx, &facts))
 	}
 	errs = append(errs, others(), c.verifyPoolers(ctx, &facts), c.verifyOthers(ctx, &facts))
-	if err := errors.Join(errs...); err != nil && lost == nil {
+	if err := errors.Join(errs...); err != nil && lost == nil && !errors.Is(err, fence.ErrNotMine) {
 		return facts, err
 	}
 	// Had this process slept in the middle of a driver, others may have turned the

@@ -38,40 +38,62 @@ type Watched struct {
 func (c *Cutover) EndPause(ctx context.Context, w Watched, progress func(string)) error {
 	c.Direction, c.attempt, c.decided = w.Direction, w.Attempt, false
 	defer c.unlock(ctx)
-	began, resumed := time.Now(), false
+	began, released := time.Now(), false
 	return pg.Wait(ctx, "the poolers' pause to end", 100*time.Millisecond, watchBound, progress, func(ctx context.Context) (bool, string, error) {
 		answer, err := c.verdict(ctx)
-		switch {
-		case errors.Is(err, ErrTakenOver):
+		if errors.Is(err, ErrTakenOver) {
 			return false, "", err
+		}
+		switch {
 		case answer == yes && err == nil:
 			c.decided = true
-			if err := c.sendPoolers(ctx); err != nil {
-				return notYet(err)
+			if err = c.sendPoolers(ctx); err == nil {
+				err = c.stayed(ctx)
 			}
-			// Had this process slept meanwhile, somebody may have turned the writes
-			// again: then the next look says so.
-			if err := c.stillMine(ctx); err != nil {
-				c.decided = false
-				return false, errors.Join(err, c.mendPoolers(ctx)).Error(), nil
+			if err == nil {
+				progress(fmt.Sprintf("the decision was made: the poolers' clients go to the %s server", c.Direction.Target()))
+				return true, "", nil
 			}
-			progress(fmt.Sprintf("the decision was made: the poolers' clients go to the %s server", c.Direction.Target()))
-			return true, "", nil
+			c.decided = false
 		case answer == no:
-			if err := c.resumePoolers(ctx); err != nil {
-				return notYet(err)
+			if err = c.resumePoolers(ctx); err == nil {
+				progress(fmt.Sprintf("there was no decision: the poolers' clients go on to the %s server", c.Direction.Source()))
+				return true, "", nil
 			}
-			progress(fmt.Sprintf("there was no decision: the poolers' clients go on to the %s server", c.Direction.Source()))
-			return true, "", nil
-		case !resumed && time.Since(began) > unknownBound: // not known, or known and not open yet
-			if err := c.releasePoolers(ctx); err != nil {
-				return notYet(err)
-			}
-			resumed = true
-			progress(fmt.Sprintf("not known yet whether the decision was made (%v): the pause was ended, nothing else changed", err))
 		}
-		return false, fmt.Sprint(err), nil
+		// Not known, known and not open yet, or the pooler cannot be rewritten: its
+		// clients must not wait for that.
+		if !released && time.Since(began) > unknownBound {
+			if failed := c.releasePoolers(ctx); failed != nil {
+				return notYet(errors.Join(err, failed))
+			}
+			released = true
+			progress(fmt.Sprintf("the pause was ended, nothing else changed (%v)", err))
+		}
+		return notYet(err)
 	})
+}
+
+// stayed proves after a switch that the target still serves under this attempt.
+// Had this process slept meanwhile, others may have turned the writes again.
+func (c *Cutover) stayed(ctx context.Context) error {
+	limit, cancel := context.WithTimeout(ctx, lookBound)
+	defer cancel()
+	if err := c.stillMine(limit); err != nil {
+		return errors.Join(err, c.mendPoolers(ctx))
+	}
+	return nil
+}
+
+// lookBound is how long one question to one server may take: a silent one must
+// not keep the other from being asked.
+const lookBound = 1500 * time.Millisecond
+
+// brief runs f within lookBound.
+func brief(ctx context.Context, f func(context.Context) error) error {
+	limit, cancel := context.WithTimeout(ctx, lookBound)
+	defer cancel()
+	return f(limit)
 }
 
 // notYet is the answer of a look that is to be repeated.
@@ -85,27 +107,48 @@ const (
 	no
 )
 
-// verdict asks once whether the attempt was decided. err says why not more is
-// known.
+// verdict asks once whether the attempt was decided, the target first. err says
+// why not more is known.
 func (c *Cutover) verdict(ctx context.Context) (answer, error) {
-	once, cancel := context.WithTimeout(ctx, relockBound+3*time.Second)
-	defer cancel()
-	if err := c.turnedOn(once); err != nil {
-		return unknown, err
-	}
-	if turn, err := state.ReadTurn(once, c.target().Pool()); err == nil && turn.Attempt == c.attempt && turn.Open {
-		return yes, nil // opened by a tool that knew the decision from the source
+	var there state.Turn
+	asked := brief(ctx, func(ctx context.Context) (err error) {
+		there, err = state.ReadTurn(ctx, c.target().Pool())
+		return err
+	})
+	switch {
+	case asked == nil && there.Attempt > c.attempt:
+		return unknown, fmt.Errorf("%w: attempt %d", ErrTakenOver, there.Attempt)
+	case asked == nil && there.Attempt == c.attempt && there.Open:
+		return yes, nil // opened by the guard, or by a tool that knew the decision
 	}
 	for _, s := range []*pg.Server{c.target(), c.source()} {
-		if there, err := state.Decided(once, s.Pool(), c.Direction, c.attempt); err == nil && there {
-			return yes, c.opened(once)
+		decided := false
+		err := brief(ctx, func(ctx context.Context) (err error) {
+			decided, err = state.Decided(ctx, s.Pool(), c.Direction, c.attempt)
+			return err
+		})
+		if err == nil && decided {
+			return yes, c.opened(ctx)
 		}
+	}
+	return c.definitely(ctx)
+}
+
+// definitely asks the source under the one-tool lock, and only if it is the very
+// server that the COMMIT would have gone to: then a missing row is a no.
+func (c *Cutover) definitely(ctx context.Context) (answer, error) {
+	once, cancel := context.WithTimeout(ctx, relockBound+3*time.Second)
+	defer cancel()
+	turn, err := state.ReadTurn(once, c.source().Pool())
+	if err != nil {
+		return unknown, err
+	}
+	if turn.Attempt > c.attempt {
+		return unknown, fmt.Errorf("%w: attempt %d", ErrTakenOver, turn.Attempt)
 	}
 	if err := c.relock(once); err != nil {
 		return unknown, err
 	}
-	// Under the lock, and from the very server that the COMMIT would have gone
-	// to, a missing row is a no.
 	now, err := state.Identify(once, c.source())
 	if err != nil {
 		return unknown, err
@@ -115,29 +158,19 @@ func (c *Cutover) verdict(ctx context.Context) (answer, error) {
 	case err != nil:
 		return unknown, err
 	case there:
-		return yes, nil
+		return yes, c.opened(ctx)
 	case now != c.identity():
 		return unknown, fmt.Errorf("the %s server is another one than before", c.Direction.Source())
 	}
 	return no, nil
 }
 
-// turnedOn returns ErrTakenOver when either server has seen a newer attempt: the
-// tool that took it deals with the poolers.
-func (c *Cutover) turnedOn(ctx context.Context) error {
-	for _, s := range []*pg.Server{c.target(), c.source()} {
-		turn, err := state.ReadTurn(ctx, s.Pool())
-		if err == nil && turn.Attempt > c.attempt {
-			return fmt.Errorf("%w: attempt %d", ErrTakenOver, turn.Attempt)
-		}
-	}
-	return nil
-}
-
 // opened waits no longer than the caller looks: the decision is there, and the
 // guard opens the target when it arrives.
 func (c *Cutover) opened(ctx context.Context) error {
-	turn, err := state.ReadTurn(ctx, c.target().Pool())
+	limit, cancel := context.WithTimeout(ctx, lookBound)
+	defer cancel()
+	turn, err := state.ReadTurn(limit, c.target().Pool())
 	if err != nil {
 		return err
 	}

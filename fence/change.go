@@ -25,15 +25,17 @@ const (
 	batchWait   = 100 * time.Millisecond
 	oneWait     = 50 * time.Millisecond
 	politeWait  = 200 * time.Millisecond
-	patientWait = 2 * time.Second // more than the usual deadlock_timeout
-	batchTotal  = time.Second     // tables that are each waited for must not add up
+	patientWait = 2 * time.Second      // more than the usual deadlock_timeout
+	batchTotal  = time.Second          // tables that are each waited for must not add up
+	tableWait   = 5 * time.Millisecond // ten times what one takes when nobody is there
 	reportEvery = time.Second
 	lookFor     = 2 * time.Second
 )
 
 // Options bound what is done to the triggers of a live server.
 type Options struct {
-	// Bound is how long all of it may take.
+	// Bound is how long all of it may take, and five milliseconds more for each
+	// table.
 	Bound time.Duration
 	// TerminateAfter is how long a client's session may hold a table before it is
 	// ended; 0 means that none is ended.
@@ -99,7 +101,11 @@ func DetachForUndo(ctx context.Context, s *pg.Server, d state.Direction, attempt
 			cancel(w.over(bound))
 		}
 	}
-	_, err := w.do(limit, standing)
+	tables, err := w.list(ctx, standing)
+	if err != nil {
+		return err
+	}
+	_, err = w.do(limit, tables)
 	return err
 }
 
@@ -128,30 +134,40 @@ func newWork(s *pg.Server, doing string, mode blocker.Mode, o Options) *work {
 }
 
 func (w *work) run(ctx context.Context, bound time.Duration, wanted func(Table) (bool, error)) (Changed, error) {
+	tables, err := w.list(ctx, wanted)
+	if err != nil {
+		return Changed{}, err
+	}
+	bound += time.Duration(len(tables)) * tableWait
 	limit, cancel := context.WithTimeoutCause(ctx, bound, w.over(bound))
 	defer cancel()
-	return w.do(limit, wanted)
+	return w.do(limit, tables)
 }
 
 func (w *work) over(bound time.Duration) error {
 	return fmt.Errorf("%s on the %s server: %w after %s", w.doing, w.server.Side(), pg.ErrTimeout, bound)
 }
 
-func (w *work) do(limit context.Context, wanted func(Table) (bool, error)) (Changed, error) {
-	all, err := Tables(limit, w.server.Pool(), w.server.Move())
+// list returns the tables that are wanted.
+func (w *work) list(ctx context.Context, wanted func(Table) (bool, error)) ([]Table, error) {
+	all, err := Tables(ctx, w.server.Pool(), w.server.Move())
 	if err != nil {
-		return Changed{}, err
+		return nil, err
 	}
 	var tables []Table
 	for _, t := range all {
 		want, err := wanted(t)
 		if err != nil {
-			return Changed{}, err
+			return nil, err
 		}
 		if want {
 			tables = append(tables, t)
 		}
 	}
+	return tables, nil
+}
+
+func (w *work) do(limit context.Context, tables []Table) (Changed, error) {
 	w.total, w.told = len(tables), time.Now()
 	var busy []Table
 	for batch := range slices.Chunk(tables, batchSize) {
@@ -162,7 +178,7 @@ func (w *work) do(limit context.Context, wanted func(Table) (bool, error)) (Chan
 		busy = append(busy, held...)
 		w.tell(nil, len(busy))
 	}
-	err = w.busy(limit, busy)
+	err := w.busy(limit, busy)
 	if err == nil && w.total > 0 && w.progress != nil {
 		w.progress(fmt.Sprintf("%s: all %d tables", w.doing, w.total))
 	}

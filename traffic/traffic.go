@@ -114,8 +114,23 @@ func (Multihost) Name() string { return "multihost" }
 // Switch has nothing to do: decide and open set the read-only defaults.
 func (Multihost) Switch(context.Context, Target) error { return nil }
 
+// readOnlyDefaultSQL asks for what a client gets; for a role that has the tool's
+// own setting in this database, which would hide it, for the database's setting.
 const readOnlyDefaultSQL = `
-select s.setting = 'on'
+select case when exists (
+              select 1
+                from pg_db_role_setting r
+                join pg_roles u on u.oid = r.setrole
+                join pg_database d on d.oid = r.setdatabase
+               where u.rolname = current_user and d.datname = current_database()
+                 and 'default_transaction_read_only=off' = any (r.setconfig))
+            then exists (
+              select 1
+                from pg_db_role_setting r
+                join pg_database d on d.oid = r.setdatabase
+               where r.setrole = 0 and d.datname = current_database()
+                 and 'default_transaction_read_only=on' = any (r.setconfig))
+            else s.setting = 'on' end
   from pg_settings s
  where s.name = 'transaction_read_only'`
 

@@ -70,7 +70,10 @@ func signals(a *app) (soft, hard context.Context, stop func()) {
 	soft, cancelSoft := context.WithCancelCause(context.Background())
 	hard, cancelHard := context.WithCancelCause(context.Background())
 	incoming := make(chan os.Signal, 2)
-	signal.Notify(incoming, os.Interrupt, syscall.SIGTERM)
+	// A terminal that goes away asks for the same as Ctrl-C. Text that nobody reads
+	// any more must not end a cutover.
+	signal.Notify(incoming, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	signal.Ignore(syscall.SIGPIPE)
 	done := make(chan struct{})
 	go func() {
 		for first := true; ; first = false {

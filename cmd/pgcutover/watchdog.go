@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -27,8 +28,10 @@ const (
 	beatEvery   = time.Second
 	beatMissing = 5 * time.Second // the lease of a tool that was stopped has ended by then
 	readyBound  = 20 * time.Second
-	beat        = 'b'
-	dismissed   = 'd'
+	// dismissBound is how long a dismissed watchdog may take to end.
+	dismissBound = 3 * time.Second
+	beat         = 'b'
+	dismissed    = 'd'
 )
 
 func newWatchdog(a *app) *cobra.Command {
@@ -36,6 +39,8 @@ func newWatchdog(a *app) *cobra.Command {
 		"watchdog is started by cutover and rollback while poolers are paused. It reads from a pipe.",
 		"  pgcutover watchdog",
 		func(ctx context.Context) error {
+			// Nor may the end of whoever reads its text, or of the terminal.
+			signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)
 			// The pipe may end at any time; what has to be done then must not end
 			// with it, nor with a signal that was meant for the tool.
 			return a.withMove(context.WithoutCancel(ctx), func(m *upgrade.Move) error { return a.watch(context.WithoutCancel(ctx), m, os.Stdin) })
@@ -132,9 +137,11 @@ func (a *app) startWatchdog(ctx context.Context, w cutover.Watched) (stop func()
 	done := make(chan struct{})
 	stop = func() {
 		close(done)
-		pipe.Write([]byte{dismissed}) //nolint:errcheck // gone already, or it sees the end of the pipe
-		pipe.Close()                  //nolint:errcheck // as above
-		cmd.Wait()                    //nolint:errcheck // it was dismissed
+		pipe.Write([]byte{dismissed})                                       //nolint:errcheck // gone already, or it sees the end of the pipe
+		pipe.Close()                                                        //nolint:errcheck // as above
+		late := time.AfterFunc(dismissBound, func() { cmd.Process.Kill() }) //nolint:errcheck // gone already
+		cmd.Wait()                                                          //nolint:errcheck // it was dismissed
+		late.Stop()
 	}
 	if err := greet(ctx, w, pipe, out); err != nil {
 		stop()

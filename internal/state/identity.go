@@ -64,7 +64,7 @@ func (id Identity) sameDatabase(side string, now Identity) error {
 	switch {
 	case id.System != now.System:
 		return hint.With(fmt.Errorf("the %s server is not the one that this move was started with: system identifier %s, was %s", side, now.System, id.System),
-			"correct "+side+".url. If new is gone for good: pgcutover abort --old-only. If old is: drop the new database and begin anew with pgcutover start")
+			"correct "+side+".url. If new is gone for good before the cutover: pgcutover abort --old-only. If old is, after it: pgcutover complete --new-only; before it: drop the new database and begin anew with pgcutover start")
 	case id.Database != now.Database:
 		return hint.With(fmt.Errorf("the %s database %q is not the one that this move was started with: OID %d, was %d", side, now.Name, now.Database, id.Database),
 			"it was dropped and made again, or the URL names another database")

@@ -108,7 +108,7 @@ values ($1, $2, $3, $4)`
 // same databases never finds its own number again.
 const turnSQL = `
 insert into pgcutover.turn (attempt, open)
-values (extract(epoch from clock_timestamp() - timestamptz '2026-01-01 00:00:00Z')::bigint, $1)`
+values (greatest(extract(epoch from clock_timestamp() - timestamptz '2026-01-01 00:00:00Z')::bigint, 10000000), $1)`
 
 // Statements returns what Create runs on a server, for the plan.
 func Statements() []string {
@@ -188,8 +188,8 @@ func Load(ctx context.Context, s *pg.Server) (*Move, error) {
 		return nil, fmt.Errorf("reading pgcutover.move on the %s server: %w", s.Side(), err)
 	}
 	m.Side, m.Old, m.New = pg.Side(side), both.Old, both.New
-	if m.Format > Format {
-		return nil, fmt.Errorf("the state on the %s server has format %d, this pgcutover knows %d: use a newer pgcutover", s.Side(), m.Format, Format)
+	if m.Format != Format {
+		return nil, fmt.Errorf("the state on the %s server has format %d, this pgcutover knows %d: use a newer pgcutover, or the one that began the move", s.Side(), m.Format, Format)
 	}
 	return &m, nil
 }

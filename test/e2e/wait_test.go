@@ -106,7 +106,7 @@ func TestStuckStream(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := lock.Exec(t.Context(), `lock table "SHOP".probe in share mode`); err != nil {
+	if _, err := lock.Exec(t.Context(), `lock table pgcutover.marker_forward in share mode`); err != nil {
 		t.Fatal(err)
 	}
 	began := time.Now()
