@@ -42,6 +42,12 @@ func eachPair(t *testing.T, test func(t *testing.T, pair pgtest.Pair)) {
 	}
 }
 
+// firstPair is for tests of what does not depend on the majors and takes long.
+func firstPair(t *testing.T, test func(t *testing.T, pair pgtest.Pair)) {
+	pair := pgtest.Pairs(t)[0]
+	t.Run(fmt.Sprintf("%dto%d", pair.Old, pair.New), func(t *testing.T) { test(t, pair) })
+}
+
 func settings() cutover.Settings {
 	return cutover.Settings{MaxLag: 16 << 20, MaxPause: 10 * time.Second, LockTimeout: 300 * time.Millisecond, Attempts: 20, OnClosed: fence.Error, WayBack: true}
 }

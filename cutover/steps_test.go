@@ -139,7 +139,7 @@ func failing(t *testing.T, events ...string) traffic.Hooks {
 
 // Whatever fails before the decision leaves old exactly as it was.
 func TestStepsThatFail(t *testing.T) {
-	eachPair(t, func(t *testing.T, pair pgtest.Pair) {
+	firstPair(t, func(t *testing.T, pair pgtest.Pair) {
 		m := started(t, pair)
 		before := m.rest(t)
 		var after []string // hooks that come too late to stop anything

@@ -63,6 +63,7 @@ func (r *Reader) ReadCalled(ctx context.Context) ([]Value, error) {
 	}
 	values, i := make([]Value, 0, len(r.refs)), 0
 	for oids := range slices.Chunk(r.oids, part) {
+		refs := r.refs[i : i+len(oids)]
 		rows, err := r.conn.Query(ctx, sql, oids)
 		if err != nil {
 			return nil, fmt.Errorf("reading the values of sequences: %w", err)
@@ -81,10 +82,10 @@ func (r *Reader) ReadCalled(ctx context.Context) ([]Value, error) {
 			return nil
 		})
 		if err == nil && gone >= 0 {
-			err = explain(ctx, r.conn, r.refs[gone:gone+1], vanished(r.refs[gone]))
+			err = vanished(r.refs[gone])
 		}
 		if err != nil {
-			return nil, fmt.Errorf("reading the values of sequences: %w", err)
+			return nil, fmt.Errorf("reading the values of sequences: %w", explain(ctx, r.conn, refs, err))
 		}
 	}
 	return values, nil
