@@ -102,9 +102,15 @@ func TestPooler(t *testing.T) {
 	m.run(t, exitDone, "cutover", "--yes")
 	c.expect(pg.Old, pg.New)
 	c.serves(t, pg.New, time.Now())
+	if s := answer[statusAnswer](t, m.run(t, exitDone, "status", "--json")); s.Phase != "cut over" || s.Serving != "new" {
+		t.Errorf("after the cutover status says %+v", s)
+	}
 	m.run(t, exitDone, "rollback", "--yes")
 	c.expect(pg.Old, pg.New, pg.Old)
 	c.serves(t, pg.Old, time.Now())
+	if s := answer[statusAnswer](t, m.run(t, exitDone, "status", "--json")); s.Phase != "ready" || s.Serving != "old" || !s.Verdict.CanCutOver {
+		t.Errorf("after the rollback status says %+v", s)
+	}
 	m.run(t, exitDone, "cutover", "--yes")
 	c.expect(pg.Old, pg.New, pg.Old, pg.New)
 	c.serves(t, pg.New, time.Now())
