@@ -270,6 +270,14 @@ func TestStopEndsWithItsContext(t *testing.T) {
 	if message, err := standby.ReceiveMessage(t.Context()); err != nil {
 		t.Fatal(message, err)
 	}
+	// A walsender that has not begun to stream is not waited for.
+	for late := time.After(20 * time.Second); ask(t, c.URL("postgres"), "SELECT coalesce(max(state), 'none') FROM pg_stat_replication") != "streaming"; {
+		select {
+		case <-late:
+			t.Fatal("the walsender does not stream")
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if err := c.Stop(ctx); !errors.Is(err, context.DeadlineExceeded) {
