@@ -93,6 +93,13 @@ clean: ## Remove what the build left (server binaries stay, see CONTRIBUTING.md)
 	rm -rf bin $(CACHE)/bench
 	go clean
 
+# CASES, TABLES, LOCK_TABLES, PAIR and others choose what is measured; `go run
+# ./test/scale -help` lists them.
+.PHONY: bench-scale
+bench-scale: ## Measure cutovers of 10,000 and 30,000 tables, and beside clients that deadlock; JSON on stdout
+	@scripts/prepare $(subst :, ,$(or $(PAIR),15:18)) >&2
+	@go run ./test/scale $(ARGS)
+
 .PHONY: model
 model: ## Check the protocol's models with spin: table on stderr, JSON on stdout
 	@scripts/model quick

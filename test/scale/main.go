@@ -1,0 +1,154 @@
+// Command scale measures cutovers where there is very much of something.
+//
+//	many     10,000 tables and as many sequences: how long do writers wait?
+//	locks    30,000 tables, more than the lock table of a server with default
+//	         settings has room for: cutover, undo, rollback and abort work
+//	hostile  clients that deadlock with each other, and LOCK TABLE: the freeze
+//	         gets through, and no deadlock is the tool's
+//
+// The table for people goes to stderr, one JSON object to stdout. The exit status
+// is 1 when a write was lost or doubled, a deadlock was the tool's, or something
+// was left behind; goals that are not met are only told.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/pgcutover/pgcutover/internal/hint"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := scale(ctx, os.Args[1:])
+	stop()
+	if err != nil {
+		say("scale: %v", err)
+		if advice := hint.Of(err); advice != "" {
+			say("%s", advice)
+		}
+		os.Exit(1) //nolint:forbidigo // a program
+	}
+}
+
+func say(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
+
+// runner is a case.
+type runner interface {
+	run(ctx context.Context, say func(string, ...any)) (outcome, error)
+}
+
+// settings say what is measured. Each flag has an environment variable of the
+// same name in capitals, for make.
+type settings struct {
+	cases, pair               string
+	tables, scope, lockTables int
+	clients, rate, turns      int
+	quiet                     time.Duration
+}
+
+func readSettings(args []string) (settings, error) {
+	var s settings
+	f := flag.NewFlagSet("scale", flag.ContinueOnError)
+	f.StringVar(&s.cases, "cases", env("CASES", "many,locks,hostile,hostile-lock"), "cases, separated by commas")
+	f.StringVar(&s.pair, "pair", env("PAIR", "15:18"), "majors, old:new")
+	f.IntVar(&s.tables, "tables", number("TABLES", 10_000), "tables of case many, each with a sequence")
+	f.IntVar(&s.scope, "scope", number("SCOPE", 500), "how many of them are in scope; the fence stands on all (10000 take Postgres twenty minutes to copy)")
+	f.IntVar(&s.lockTables, "lock-tables", number("LOCK_TABLES", 30_000), "tables of case locks; 300 of them are in scope")
+	f.IntVar(&s.clients, "clients", number("CLIENTS", 16), "client connections")
+	f.IntVar(&s.rate, "rate", number("RATE", 500), "transactions per second of all together")
+	f.IntVar(&s.turns, "turns", number("TURNS", 6), "cutovers and rollbacks, by turns, of the hostile cases")
+	f.DurationVar(&s.quiet, "quiet", 20*time.Second, "how long the hostile clients write before")
+	if err := f.Parse(args); err != nil {
+		return s, err
+	}
+	for _, n := range []int{s.tables, s.scope, s.lockTables, s.clients, s.rate, s.turns} {
+		if n <= 0 {
+			return s, fmt.Errorf("%d: all numbers are positive", n)
+		}
+	}
+	return s, nil
+}
+
+func env(name, otherwise string) string {
+	if value := os.Getenv(name); value != "" {
+		return value
+	}
+	return otherwise
+}
+
+// number lets a variable that is no number be found, as -1.
+func number(name string, otherwise int) int {
+	n, err := strconv.Atoi(env(name, strconv.Itoa(otherwise)))
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
+// defaultLocks is PostgreSQL's own max_locks_per_transaction.
+const defaultLocks = 64
+
+func (s settings) runners() ([]runner, error) {
+	servers := bootOptions{Durable: true, Locks: defaultLocks}
+	if _, err := fmt.Sscanf(s.pair, "%d:%d", &servers.Old, &servers.New); err != nil {
+		return nil, fmt.Errorf("reading the pair %q: %w", s.pair, err)
+	}
+	fight := hostile{bootOptions: servers, Tables: 12, Rows: 30, Clients: s.clients, Rate: s.rate, Turns: s.turns, Quiet: s.quiet}
+	locking := fight
+	locking.Locking = true
+	known := map[string]runner{
+		"many":    many{bootOptions: servers, InScope: min(s.scope, s.tables), OutOfScope: max(s.tables-s.scope, 0), Clients: s.clients, Rate: s.rate, Back: true},
+		"locks":   locks{bootOptions: servers, InScope: min(300, s.lockTables), OutOfScope: max(s.lockTables-300, 0), Clients: s.clients, Rate: s.rate},
+		"hostile": fight, "hostile-lock": locking,
+	}
+	var all []runner
+	for _, name := range strings.Split(s.cases, ",") {
+		r, ok := known[name]
+		if !ok {
+			return nil, fmt.Errorf("there is no case %q", name)
+		}
+		all = append(all, r)
+	}
+	return all, nil
+}
+
+func scale(ctx context.Context, args []string) error {
+	s, err := readSettings(args)
+	if err != nil {
+		return err
+	}
+	runners, err := s.runners()
+	if err != nil {
+		return err
+	}
+	var sum struct {
+		Cases []outcome `json:"cases"`
+	}
+	var errs []error
+	for _, r := range runners {
+		o, err := r.run(ctx, say)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", o.Case, err))
+		}
+		errs = append(errs, o.wrong())
+		o.judge()
+		if err := o.print(os.Stderr); err != nil {
+			return err
+		}
+		sum.Cases = append(sum.Cases, o)
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(sum); err != nil {
+		return err
+	}
+	return errors.Join(errs...)
+}
