@@ -78,7 +78,9 @@ type Cutover struct {
 	yielded   int                // how often the lease gave way
 	given     []sequences.Change // what the target's sequences were set to
 	reader    *sequenceReader
-	reading   *reading // the source's sequences, read beside the drain
+	reading   *reading       // the source's sequences, read beside the drain
+	closed    *closed        // what the lease's COMMIT will make true, done beside the drain
+	opening   *fence.Opening // of the target, for the decision; nil when it could not be prepared
 	frozenAt  time.Time
 	pause     time.Duration
 	decided   bool // known from old: COMMIT answered, or the row was read there
@@ -117,8 +119,8 @@ func (c *Cutover) Steps() []step.Step {
 		c.pauseStep(),
 		c.freezeStep(),
 		c.drainStep(),
-		c.sequencesStep(),
 		c.reverseStep(),
+		c.sequencesStep(),
 		c.decideStep(),
 		c.openStep(),
 		c.switchStep(),
@@ -243,6 +245,7 @@ func (c *Cutover) lock(ctx context.Context) error {
 }
 
 func (c *Cutover) unlock(ctx context.Context) {
+	c.dropOpening(ctx)
 	c.leaveSequences(ctx)
 	if c.lease != nil {
 		c.lease.Close(ctx)

@@ -87,11 +87,12 @@ func (c *Cutover) decide(ctx context.Context) (any, error) {
 		return decideFacts{Resolved: true}, err
 	}
 	began := time.Now()
-	if err := c.requireWayBack(ctx); err != nil {
-		return nil, fmt.Errorf("%w: %w", step.ErrRefuted, err)
-	}
-	err := c.lease.Transaction(func(q state.Querier) error { return c.close(ctx, q) })
-	if err != nil {
+	defer func() {
+		if !c.decided { // the guard waits for what was prepared
+			c.dropOpening(ctx)
+		}
+	}()
+	if err := c.mayDecide(ctx); err != nil {
 		c.lease.Rollback(context.WithoutCancel(ctx))
 		return nil, fmt.Errorf("%w: %w", step.ErrRefuted, err)
 	}
@@ -101,13 +102,14 @@ func (c *Cutover) decide(ctx context.Context) (any, error) {
 	}
 	answer, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
-	err = c.lease.Commit(answer)
+	err := c.lease.Commit(answer)
 	facts := decideFacts{CommitMS: ms(time.Since(began))}
 	switch {
 	case err == nil:
 	case publisher.Refused(err):
 		return nil, fmt.Errorf("%w: committing the decision: %w", step.ErrRefuted, err)
 	default:
+		c.dropOpening(ctx)
 		step.Progress(ctx, "the answer to COMMIT was lost: looking for the decision")
 		facts.Resolved = true
 		if err := c.resolve(ctx, err); err != nil {
@@ -123,18 +125,70 @@ func (c *Cutover) alreadyDecided(ctx context.Context) (bool, error) {
 	if c.decided {
 		return true, nil
 	}
+	if !c.frozenAt.IsZero() { // nobody but this process could have sent the COMMIT
+		return false, nil
+	}
 	decided, err := state.Decided(ctx, c.source().Pool(), c.Direction, c.attempt)
-	switch {
-	case err != nil && c.frozenAt.IsZero(): // an earlier process may have sent the COMMIT
+	if err != nil { // an earlier process may have sent it
 		return false, fmt.Errorf("%w: %w", step.ErrUndecided, err)
-	case err != nil:
-		return false, fmt.Errorf("%w: %w", step.ErrRefuted, err)
 	}
 	c.decided = decided
 	return decided, nil
 }
 
+// mayDecide takes the last looks before the COMMIT, at both servers at once,
+// since clients wait for each round trip.
+func (c *Cutover) mayDecide(ctx context.Context) error {
+	wayBack := make(chan error, 1)
+	go func() {
+		err := c.requireWayBack(ctx)
+		if err == nil {
+			c.prepareOpening(ctx)
+		}
+		wayBack <- err
+	}()
+	c.beginClosing(ctx)
+	err := c.awaitClosing(ctx)
+	if err == nil {
+		err = c.lease.Transaction(func(q state.Querier) error { return fence.AllFenced(ctx, q, c.Move.Name) })
+	}
+	return errors.Join(err, <-wayBack)
+}
+
+// closed is the closing of the source under way in the lease's transaction.
+type closed struct {
+	done chan struct{}
+	err  error
+}
+
+// beginClosing does, beside the drain, what the lease's COMMIT makes true, and
+// what its ROLLBACK, or the end of its session, takes back: nobody sees it
+// before. A second call does nothing.
+func (c *Cutover) beginClosing(ctx context.Context) {
+	if c.closed != nil {
+		return
+	}
+	closing := &closed{done: make(chan struct{})}
+	c.closed = closing
+	go func() {
+		defer close(closing.done)
+		// Each statement has its bound. Cut off, it would cost the session.
+		limit := context.WithoutCancel(ctx)
+		closing.err = c.lease.Transaction(func(q state.Querier) error { return c.close(limit, q) })
+	}()
+}
+
+func (c *Cutover) awaitClosing(ctx context.Context) error {
+	select {
+	case <-c.closed.done:
+		return c.closed.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // close runs in the lease's transaction: everything that the COMMIT makes true.
+// The turn's row is locked from the beginning of the lease to its end.
 func (c *Cutover) close(ctx context.Context, q state.Querier) error {
 	t, err := state.ReadTurn(ctx, q)
 	if err != nil {
@@ -143,10 +197,7 @@ func (c *Cutover) close(ctx context.Context, q state.Querier) error {
 	if t.Attempt != c.attempt || !t.Open {
 		return fmt.Errorf("deciding attempt %d while attempt %d has the turn: %w", c.attempt, t.Attempt, fence.ErrNotMine)
 	}
-	if err := fence.AllFenced(ctx, q, c.Move.Name); err != nil {
-		return err
-	}
-	// In one message: each round trip is one that clients wait for.
+	// In one message: what clients wait for is short of round trips.
 	closing := strings.Join([]string{
 		fence.ClosedSQL(c.source(), c.Settings.OnClosed, c.identity().Database, time.Now()),
 		fence.ReadOnlySQL(c.source().Database(), true),

@@ -28,6 +28,7 @@ type drainFacts struct {
 }
 
 func (c *Cutover) drain(ctx context.Context) (any, error) {
+	c.beginClosing(ctx)
 	if err := publisher.Mark(ctx, c.source(), c.Direction, c.attempt); err != nil {
 		return nil, err
 	}
@@ -38,6 +39,9 @@ func (c *Cutover) drain(ctx context.Context) (any, error) {
 	}
 	arrived := time.Now()
 	if err := subscriber.FlushMarker(ctx, c.target(), c.Direction, c.attempt); err != nil {
+		return nil, err
+	}
+	if err := c.awaitClosing(ctx); err != nil {
 		return nil, err
 	}
 	return drainFacts{ArrivedMS: ms(arrived.Sub(marked)), FlushMS: ms(time.Since(arrived))}, nil

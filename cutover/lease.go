@@ -87,6 +87,7 @@ func (c *Cutover) tryLease(ctx context.Context) (leaseFacts, error) {
 	if err := c.meetSequences(ctx); err != nil {
 		return facts, err
 	}
+	c.closed = nil
 	if err := c.lease.Begin(ctx, c.attempt); err != nil {
 		return facts, err
 	}

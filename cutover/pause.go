@@ -9,6 +9,7 @@ import (
 	"github.com/pgcutover/pgcutover/internal/hint"
 	"github.com/pgcutover/pgcutover/internal/state"
 	"github.com/pgcutover/pgcutover/internal/step"
+	"github.com/pgcutover/pgcutover/sequences"
 	"github.com/pgcutover/pgcutover/traffic"
 )
 
@@ -40,6 +41,8 @@ func (c *Cutover) poolers() []traffic.Pauser {
 type pauseFacts struct {
 	Poolers []string `json:"poolers,omitempty"`
 	TookMS  float64  `json:"took_ms"`
+	// Again are the sequences that were set again before the poolers were paused.
+	Again []sequences.Change `json:"again,omitempty"`
 }
 
 // pausePoolers pauses all of them or none. A pooler, unlike a lock, stays paused
@@ -54,12 +57,20 @@ func (c *Cutover) pausePoolers(ctx context.Context) (any, error) {
 	if err := c.meetSequences(ctx); err != nil {
 		return nil, err
 	}
-	if _, err := c.reader.ReadCalled(ctx); err != nil {
+	now, err := c.reader.ReadCalled(ctx)
+	if err != nil {
 		return nil, fmt.Errorf("on the %s server: %w", c.Direction.Source(), err)
 	}
+	// Busy ones have used up much since step ahead: what is set now need not be
+	// while clients wait.
+	again, err := c.followSequences(ctx, now, c.Settings.Margin-c.Settings.Margin/4)
+	if err != nil {
+		return nil, err
+	}
+	facts := pauseFacts{Again: again}
 	poolers := c.poolers()
 	if len(poolers) == 0 {
-		return pauseFacts{}, nil
+		return facts, nil
 	}
 	if c.Watch != nil && c.unwatch == nil {
 		stop, err := c.Watch(ctx, Watched{Direction: c.Direction, Attempt: c.attempt})
@@ -70,7 +81,6 @@ func (c *Cutover) pausePoolers(ctx context.Context) (any, error) {
 	}
 	began := time.Now()
 	c.pausedAt = began
-	facts := pauseFacts{}
 	for _, p := range poolers {
 		facts.Poolers = append(facts.Poolers, p.Name())
 	}

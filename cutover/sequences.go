@@ -217,10 +217,14 @@ func (c *Cutover) remember(log *journal.Log) error {
 	if _, err := log.Facts("ahead", &ahead); err != nil {
 		return err
 	}
+	var before pauseFacts
+	if _, err := log.Facts("pause", &before); err != nil {
+		return err
+	}
 	var again sequenceFacts
 	if _, err := log.Facts("sequences", &again); err != nil {
 		return err
 	}
-	c.given = sequences.Merge(ahead.Given, again.Again)
+	c.given = sequences.Merge(sequences.Merge(ahead.Given, before.Again), again.Again)
 	return nil
 }

@@ -188,7 +188,7 @@ func WaitMarker(ctx context.Context, s *pg.Server, d state.Direction, attempt in
 	if d == state.Back {
 		sql = markerBackSQL
 	}
-	err := pg.Wait(ctx, fmt.Sprintf("marker %d to arrive on the %s server", attempt, s.Side()), time.Millisecond, bound, progress,
+	err := pg.Wait(ctx, fmt.Sprintf("marker %d to arrive on the %s server", attempt, s.Side()), 500*time.Microsecond, bound, progress,
 		func(ctx context.Context) (bool, string, error) {
 			var here bool
 			err := s.Pool().QueryRow(ctx, sql, attempt).Scan(&here)
