@@ -114,7 +114,11 @@ func (c *Cutover) aheadStatements() ([]step.Statement, error) {
 	case err == nil && len(changes) > 0:
 		out = append(out, step.Statement{Server: target, SQL: sequences.Script(changes), Why: "sequences past " + source + "'s values; the values are those of this moment"})
 	case errors.Is(err, ErrBlocked): // before start the sequences are not on new yet
-		out = append(out, step.Statement{Server: target, SQL: "alter sequence <every sequence> restart with <old's value plus margin>", Why: "pgcutover sequences sql shows the values after start"})
+		why := ""
+		if c.Direction.Target() == pg.New {
+			why = "pgcutover sequences sql shows the values after start"
+		}
+		out = append(out, step.Statement{Server: target, SQL: "alter sequence <every sequence> restart with <" + source + "'s value plus margin>", Why: why})
 	case err != nil:
 		return nil, err
 	}

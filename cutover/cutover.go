@@ -93,7 +93,7 @@ type Cutover struct {
 }
 
 // ErrBlocked is wrapped when the gates find that the move is not ready.
-var ErrBlocked = errors.New("not ready for the cutover")
+var ErrBlocked = errors.New("not ready")
 
 // ErrInterrupted means that an earlier cutover was interrupted and must be
 // finished or undone first.

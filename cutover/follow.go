@@ -106,13 +106,21 @@ func (c *Cutover) follow(ctx context.Context) (any, error) {
 		fence.Mine(c.target(), c.attempt))
 	facts.Detached = dropped.Tables
 	if errors.Is(err, pg.ErrTimeout) {
-		facts.Warnings = append(facts.Warnings, fmt.Sprintf("fence triggers that do nothing are left on %s; pgcutover complete drops them: %v", c.Direction.Target(), err))
+		facts.Warnings = append(facts.Warnings, fmt.Sprintf("fence triggers that do nothing are left on %s; pgcutover %s drops them: %v", c.Direction.Target(), c.ending(), err))
 		err = nil
 	}
 	for _, w := range facts.Warnings {
 		step.Progress(ctx, "%s", w)
 	}
 	return facts, err
+}
+
+// ending is the command that ends the move when the target serves.
+func (c *Cutover) ending() string {
+	if c.Direction == state.Back {
+		return "abort"
+	}
+	return "complete"
 }
 
 // dropStream ends the stream that was drained. Its slot goes last, and only after

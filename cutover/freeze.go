@@ -58,6 +58,7 @@ func (c *Cutover) tryFreeze(ctx context.Context) (publisher.Frozen, error) {
 	for {
 		frozen, err := c.lease.Freeze(ctx, publisher.FreezeOptions{
 			LockTimeout: c.Settings.LockTimeout, Attempts: c.Settings.Attempts, TerminateAfter: c.Settings.TerminateAfter, Yield: c.yields(),
+			Looked:   !c.pausedAt.IsZero(), // pausing did
 			Progress: func(text string) { step.Progress(ctx, "%s", text) },
 		})
 		all.Attempts += frozen.Attempts

@@ -192,8 +192,17 @@ func (c *Cutover) gateTargetClosed(ctx context.Context) error {
 		}
 	}
 	if len(open) > 0 {
-		return blocked(fmt.Sprintf("somebody made these tables on %s, or disabled the trigger: drop them there, or run pgcutover abort, then start", target),
-			"tables on %s without a fence: %s", target, strings.Join(open, ", "))
+		return blocked(c.unfencedAdvice(), "tables on %s without a fence: %s", target, strings.Join(open, ", "))
 	}
 	return nil
+}
+
+// unfencedAdvice is what to do about tables on the target that have no fence. A
+// rollback's target has served before, and its tables hold what is to stay.
+func (c *Cutover) unfencedAdvice() string {
+	made := fmt.Sprintf("somebody made these tables on %s, or disabled the trigger", c.Direction.Target())
+	if c.Direction == state.Back {
+		return made + ": drop those that were made there; for a disabled trigger see that nobody wrote to the table on old, then run: pgcutover doctor --fix; then: pgcutover rollback"
+	}
+	return made + ": drop them there, or run pgcutover abort, then start"
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/pgcutover/pgcutover/cutover"
+	"github.com/pgcutover/pgcutover/fence"
 	"github.com/pgcutover/pgcutover/internal/hint"
 	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/pgtest"
@@ -138,6 +139,16 @@ func TestRollbackLeavesBehind(t *testing.T) {
 		if !errors.Is(err, cutover.ErrBlocked) || !strings.Contains(err.Error(), "public.later") || !strings.Contains(hint.Of(err), "--leave-behind") {
 			t.Fatalf("error %v, hint %q", err, hint.Of(err))
 		}
+		// A hole in old's fence is no reason to destroy the way back.
+		trigger := func(enable string) {
+			pgtest.Exec(t, m.oldURL, "set default_transaction_read_only = off", "alter table public.single "+enable+" trigger "+fence.TriggerName(m.name))
+		}
+		trigger("disable")
+		err = m.rollback(t, true).Run(t.Context(), t.Context())
+		if !errors.Is(err, cutover.ErrBlocked) || !strings.Contains(hint.Of(err), "pgcutover rollback") || strings.Contains(hint.Of(err), "abort") {
+			t.Fatalf("error %v, hint %q", err, hint.Of(err))
+		}
+		trigger("enable always")
 		if err := m.rollback(t, true).Run(t.Context(), t.Context()); err != nil {
 			t.Fatalf("%v\n%s", err, hint.Of(err))
 		}

@@ -39,7 +39,7 @@ func (c *Cutover) planSequences(ctx context.Context) ([]sequences.Change, error)
 	if err != nil {
 		return nil, fmt.Errorf("reading the sequences of the %s server: %w", c.Direction.Target(), err)
 	}
-	changes, problems := sequences.Plan(from, to, c.Settings.Margin)
+	changes, problems := sequences.PlanTo(c.Direction.Target(), from, to, c.Settings.Margin)
 	var errs []error
 	for _, p := range problems {
 		if p.Blocking && !(c.Direction == state.Back && c.Settings.LeaveBehind) {

@@ -235,3 +235,15 @@ func TestFenceWithAHole(t *testing.T) {
 		}
 	})
 }
+
+// A hole in the fence of new stops a rollback.
+func TestHoleNamesTheCommand(t *testing.T) {
+	for side, command := range map[pg.Side]string{pg.Old: "cutover", pg.New: "rollback"} {
+		s := newServer(t, side, pgtest.Majors(t)[0])
+		pgtest.Exec(t, s.url, `set default_transaction_read_only = off`, `create table public.t (id integer)`)
+		err := fence.AllFenced(t.Context(), s.Pool(), s.Move())
+		if !errors.Is(err, fence.ErrUnfenced) || !strings.Contains(err.Error(), "while the "+command+" ") || !strings.HasSuffix(hint.Of(err), "pgcutover "+command) {
+			t.Errorf("on %s: %v, hint %q", side, err, hint.Of(err))
+		}
+	}
+}

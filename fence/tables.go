@@ -137,9 +137,10 @@ func DetachSQL(move string, t Table) string {
 
 // unfencedSQL counts tables without our trigger, or with it not enabled always
 // or not for every write, or with one of its name that is not ours. See
-// tablesSQL for what is left out, and for the form.
+// tablesSQL for what is left out, and for the form. The side is the one that is
+// to be closed.
 const unfencedSQL = `
-select count(*)
+select count(*), (select m.side from pgcutover.move m)
   from (
     select c.oid
       from pg_class c
@@ -167,11 +168,13 @@ var ErrUnfenced = errors.New("tables without a fence")
 // a trigger disabled, since Attach. It is cheap enough for the write pause.
 func AllFenced(ctx context.Context, q state.Querier, move string) error {
 	var n int
-	if err := q.QueryRow(ctx, unfencedSQL, TriggerName(move)).Scan(&n); err != nil {
+	var side pg.Side
+	if err := q.QueryRow(ctx, unfencedSQL, TriggerName(move)).Scan(&n, &side); err != nil {
 		return fmt.Errorf("looking for tables without a fence: %w", err)
 	}
 	if n > 0 {
-		return hint.With(fmt.Errorf("%w: %d, made or altered while the cutover was under way", ErrUnfenced, n), "keep DDL away and run: pgcutover cutover")
+		command := state.DirectionFrom(side).Command()
+		return hint.With(fmt.Errorf("%w: %d, made or altered while the %s was under way", ErrUnfenced, n, command), "keep DDL away and run: pgcutover "+command)
 	}
 	return nil
 }

@@ -38,7 +38,10 @@ type FreezeOptions struct {
 	// Yield makes Freeze return a *HoldsUpError, in place of asking for the gate
 	// again, when the lease itself keeps a transaction from ending that has
 	// passed the gate.
-	Yield    bool
+	Yield bool
+	// Looked says that the caller has just looked for such a transaction, so that
+	// the first attempt need not: poolers' clients wait for it.
+	Looked   bool
 	Progress func(string) // may be nil
 }
 
@@ -65,6 +68,9 @@ func (l *Lease) Freeze(ctx context.Context, o FreezeOptions) (Frozen, error) {
 		Progress: o.Progress, Doing: "freezing writes",
 	}
 	err := f.run(ctx)
+	if err != nil && errors.Is(context.Cause(ctx), ErrExpired) {
+		err = f.expired(ctx, err)
+	}
 	f.result.Ended = f.watch.Ended()
 	return f.result, err
 }
@@ -86,13 +92,16 @@ type freezing struct {
 	watch       *blocker.Watch
 	lockTimeout time.Duration
 	began       time.Time
+	met         []blocker.Session // by the newest attempt
 	result      Frozen
 }
 
 func (f *freezing) run(ctx context.Context) error {
 	for turn := 1; ; turn++ {
-		if err := f.yield(ctx); err != nil {
-			return err
+		if turn > 1 || !f.options.Looked {
+			if err := f.yield(ctx); err != nil {
+				return err
+			}
 		}
 		f.result.Attempts++
 		err := f.lease.guarded(ctx, "gate", f.lockTimeout, FreezeSQL)
@@ -106,6 +115,7 @@ func (f *freezing) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		f.met = found
 		if turn >= f.options.Attempts && !f.patient(found) {
 			return f.giveUp(found)
 		}
@@ -199,6 +209,16 @@ func (f *freezing) progress(turn int, found []blocker.Session) {
 	}
 }
 
+// expired names who was in the way when the time was over that clients of poolers
+// may wait.
+func (f *freezing) expired(ctx context.Context, err error) error {
+	if len(f.met) == 0 {
+		return err
+	}
+	err = fmt.Errorf("%w; the gate was held by %s: %w", context.Cause(ctx), blocker.Describe(f.met), err)
+	return hint.With(err, blocker.Advice(f.met)+"\nthen run: pgcutover "+f.lease.command())
+}
+
 func (f *freezing) giveUp(found []blocker.Session) error {
 	err := fmt.Errorf("freezing writes on the %s server: %w for %s (%d attempts of %s): %s", f.lease.server.Side(), ErrNotFrozen,
 		time.Since(f.began).Round(time.Millisecond), f.result.Attempts, f.lockTimeout, blocker.Describe(found))
@@ -206,5 +226,5 @@ func (f *freezing) giveUp(found []blocker.Session) error {
 	if advice != "" {
 		advice += "\n"
 	}
-	return hint.With(err, advice+"then run: pgcutover cutover")
+	return hint.With(err, advice+"then run: pgcutover "+f.lease.command())
 }

@@ -326,3 +326,42 @@ func TestProtectNamesAndEndsWhoIsInTheWay(t *testing.T) {
 		}
 	})
 }
+
+// A freeze whose time is over, since clients of poolers wait, says who was in the
+// way.
+func TestFreezeThatExpires(t *testing.T) {
+	s := newServer(t, pgtest.Majors(t)[0])
+	l := s.begun(t)
+	holder := s.holding(t)
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 300*time.Millisecond, fmt.Errorf("poolers: %w", publisher.ErrExpired))
+	defer cancel()
+	_, err := l.Freeze(ctx, publisher.FreezeOptions{LockTimeout: 30 * time.Millisecond, Attempts: 1000})
+	if !errors.Is(err, publisher.ErrExpired) || !strings.Contains(err.Error(), fmt.Sprintf("held by session %d", holder.PgConn().PID())) {
+		t.Errorf("%v, hint %q", err, hint.Of(err))
+	}
+}
+
+// What to run once the way is free is the command that met somebody in its way.
+func TestAdviceNamesTheCommand(t *testing.T) {
+	for side, command := range map[pg.Side]string{pg.Old: "cutover", pg.New: "rollback"} {
+		t.Run(command, func(t *testing.T) {
+			t.Parallel()
+			s := newServerOn(t, side, pgtest.Majors(t)[0])
+			l := s.begun(t)
+			holder := connect(t, s.url)
+			if _, err := holder.PgConn().Exec(t.Context(), `begin; lock table pgcutover.gate in row share mode; lock table public.t in share update exclusive mode`).ReadAll(); err != nil {
+				t.Fatal(err)
+			}
+			_, frozen := l.Freeze(t.Context(), publisher.FreezeOptions{LockTimeout: 30 * time.Millisecond, Attempts: 1})
+			refused := protect(t, l)
+			for _, err := range []error{frozen, refused} {
+				if err == nil || !strings.HasSuffix(hint.Of(err), "run: pgcutover "+command) {
+					t.Errorf("%v, hint %q", err, hint.Of(err))
+				}
+			}
+			if refused == nil || !strings.Contains(refused.Error(), "during the "+command) {
+				t.Error(refused)
+			}
+		})
+	}
+}

@@ -83,6 +83,10 @@ func TakeLock(ctx context.Context, s *pg.Server, bound time.Duration) (*Lease, e
 	return l, nil
 }
 
+// command is the one that the lease is taken for: its server is the one that
+// serves.
+func (l *Lease) command() string { return state.DirectionFrom(l.server.Side()).Command() }
+
 // PID is the session's process on the server.
 func (l *Lease) PID() int32 { return int32(l.conn.PgConn().PID()) } //nolint:gosec // the server sends it as an int32
 

@@ -35,7 +35,10 @@ func eachMajor(t *testing.T, test func(t *testing.T, s *server)) {
 	}
 }
 
-func newServer(t *testing.T, major int) *server {
+func newServer(t *testing.T, major int) *server { return newServerOn(t, pg.Old, major) }
+
+// newServerOn is the server that serves: old, or new after a cutover.
+func newServerOn(t *testing.T, side pg.Side, major int) *server {
 	t.Helper()
 	cluster := pgtest.Server(t, major)
 	s := &server{url: pgtest.Database(t, cluster), proxy: pgtest.NewProxy(t, cluster.Addr())}
@@ -43,7 +46,7 @@ func newServer(t *testing.T, major int) *server {
 	var err error
 	// The move's name makes the slot's, and slots are the cluster's.
 	name := fmt.Sprintf("p%d", time.Now().UnixNano())
-	if s.Server, err = pg.Open(t.Context(), pg.Options{Side: pg.Old, URL: s.proxy.URL(t, s.url), Move: name}); err != nil {
+	if s.Server, err = pg.Open(t.Context(), pg.Options{Side: side, URL: s.proxy.URL(t, s.url), Move: name}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Close)
@@ -60,7 +63,7 @@ func newServer(t *testing.T, major int) *server {
 	if _, err := fence.Attach(t.Context(), s.Server, time.Minute, nil); err != nil {
 		t.Fatal(err)
 	}
-	pgtest.Exec(t, s.url, fmt.Sprintf("update pgcutover.turn set attempt = %d", attempt))
+	pgtest.Exec(t, s.url, fmt.Sprintf("update pgcutover.turn set attempt = %d, open = true", attempt))
 	return s
 }
 

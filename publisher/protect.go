@@ -40,7 +40,7 @@ const (
 func (l *Lease) Protect(ctx context.Context, tables []string, o ProtectOptions) ([]blocker.Ended, error) {
 	watch := &blocker.Watch{
 		Server: l.server, Mode: blocker.ShareUpdateExclusive, TerminateAfter: o.TerminateAfter,
-		Progress: o.Progress, Doing: "keeping DDL out during the cutover",
+		Progress: o.Progress, Doing: l.keepingOut(),
 	}
 	for batch := range slices.Chunk(tables, protectBatch) {
 		if err := l.protectBatch(ctx, watch, batch, o.Yield); err != nil {
@@ -60,7 +60,7 @@ func (l *Lease) protectBatch(ctx context.Context, watch *blocker.Watch, tables [
 		err := l.tryProtect(ctx, tables, lockTimeout)
 		// Many tables that are each waited for add up to the bound of a statement.
 		if err == nil || !pg.IsCode(err, pg.LockNotAvailable, pg.DeadlockDetected, pg.QueryCanceled) {
-			return wrapProtect(err)
+			return l.wrapProtect(err)
 		}
 		found, looked := watch.Look(ctx, tables...)
 		if looked != nil && ctx.Err() == nil {
@@ -73,7 +73,7 @@ func (l *Lease) protectBatch(ctx context.Context, watch *blocker.Watch, tables [
 		}
 		// The last try waited long enough for an autovacuum to give way.
 		if lockTimeout == patience && (!watch.Hopeful(found) || time.Since(began) > watch.TerminateAfter+2*patience) || ctx.Err() != nil {
-			return protectError(err, found)
+			return l.protectError(err, found)
 		}
 		if watch.Progress != nil {
 			watch.Progress(fmt.Sprintf("%s: waiting for %s", watch.Doing, blocker.Describe(found)))
@@ -115,20 +115,22 @@ func (l *Lease) guarded(ctx context.Context, savepoint string, lockTimeout time.
 	})
 }
 
-func wrapProtect(err error) error {
+func (l *Lease) keepingOut() string { return "keeping DDL out during the " + l.command() }
+
+func (l *Lease) wrapProtect(err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("keeping DDL out during the cutover: %w", err)
+	return fmt.Errorf("%s: %w", l.keepingOut(), err)
 }
 
-func protectError(err error, found []blocker.Session) error {
-	err = fmt.Errorf("keeping DDL out during the cutover: %s: %w", blocker.Describe(found), err)
+func (l *Lease) protectError(err error, found []blocker.Session) error {
+	err = fmt.Errorf("%s: %s: %w", l.keepingOut(), blocker.Describe(found), err)
 	advice := blocker.Advice(found)
 	if advice == "" {
 		advice = "a vacuum, CREATE INDEX CONCURRENTLY or DDL statement held a table"
 	}
-	return hint.With(err, advice+"\nthen run: pgcutover cutover")
+	return hint.With(err, advice+"\nthen run: pgcutover "+l.command())
 }
 
 const lockCapacitySQL = `

@@ -126,11 +126,20 @@ func EnsurePublication(ctx context.Context, s *pg.Server, st state.Stream, table
 		return err
 	}
 	if missing, extra := Compare(tables, have); len(missing)+len(extra) > 0 {
-		return hint.With(fmt.Errorf("publication %q exists but lists other tables (missing: %s; not in scope: %s)",
-			st.Name(), join(missing), join(extra)),
-			"tables were made or dropped, or tables.include/exclude changed, since start: run pgcutover abort, then start")
+		return hint.With(fmt.Errorf("publication %q exists on the %s server but lists other tables (missing: %s; not in scope: %s)",
+			st.Name(), s.Side(), join(missing), join(extra)), otherTables(s, st))
 	}
 	return nil
+}
+
+// otherTables is what to do about a publication that lists other tables than it
+// should. That of a way back is a cutover's or a rollback's own, made anew by the
+// next one.
+func otherTables(s *pg.Server, st state.Stream) string {
+	if st.Attempt != 0 {
+		return fmt.Sprintf("somebody altered it while the %[1]s was under way; then run: pgcutover %[1]s", state.DirectionTo(s.Side()).Command())
+	}
+	return "tables were made or dropped, or tables.include/exclude changed, since start: run pgcutover abort, then start"
 }
 
 func publicationHint(err error, s *pg.Server) error {

@@ -148,7 +148,7 @@ func lookAgain(ctx context.Context, tx pgx.Tx, tasks []task) ([]task, error) {
 			results.Close()
 			err = fmt.Errorf("locking and reading sequence %s: %w", t.change.Ident(), err)
 			if pg.IsCode(err, pg.LockNotAvailable, pg.DeadlockDetected, pg.QueryCanceled) {
-				err = hint.With(err, "an open transaction on the new server uses the sequence: wait for it or end it (pg_locks names it), then run the command again")
+				err = hint.With(err, "an open transaction uses the sequence there: wait for it or end it (that server's pg_locks names it), then run the command again")
 			}
 			return nil, err
 		}

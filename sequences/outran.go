@@ -61,7 +61,7 @@ func follow(o Sequence, g Change, margin, reserve int64) (Change, bool) {
 	if !outran && free >= wantedSteps(o, reserve) {
 		return Change{}, false
 	}
-	c, problem := decide(o, n, margin)
+	c, problem := forward.decide(o, n, margin)
 	switch {
 	case problem != nil && !outran:
 		return Change{}, false
@@ -81,7 +81,7 @@ func follow(o Sequence, g Change, margin, reserve int64) (Change, bool) {
 // followWrap treats a sequence with CYCLE that began a new cycle on old.
 func followWrap(o Sequence, g Change, margin int64) (Change, bool) {
 	n := g.after()
-	c, problem := target(o, n, margin)
+	c, problem := forward.target(o, n, margin)
 	if problem != nil {
 		return Change{}, false
 	}

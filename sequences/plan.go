@@ -3,6 +3,8 @@ package sequences
 import (
 	"fmt"
 	"strings"
+
+	"github.com/pgcutover/pgcutover/internal/pg"
 )
 
 // Change is what one sequence on new is to be set to. It is plain data and
@@ -67,17 +69,24 @@ type Problem struct {
 // order of onOld. Sequences that are only on new are left alone. A negative
 // margin counts as 0.
 func Plan(onOld, onNew []Sequence, margin int64) ([]Change, []Problem) {
-	byRef := make(map[Ref]Sequence, len(onNew))
-	for _, s := range onNew {
+	return PlanTo(pg.New, onOld, onNew, margin)
+}
+
+// PlanTo is Plan for the way to either server: in a rollback old is the one to be
+// set, and what is said of the two names them the other way round.
+func PlanTo(target pg.Side, from, to []Sequence, margin int64) ([]Change, []Problem) {
+	w := way{from: target.Other(), to: target}
+	byRef := make(map[Ref]Sequence, len(to))
+	for _, s := range to {
 		byRef[s.Ref] = s
 	}
 	var (
 		changes  []Change
 		problems []Problem
 	)
-	for _, o := range onOld {
+	for _, o := range from {
 		n, found := byRef[o.Ref]
-		c, p := planOne(o, n, found, margin)
+		c, p := w.planOne(o, n, found, margin)
 		if p != nil {
 			p.Ref, p.Blocking = o.Ref, o.Extension == ""
 			problems = append(problems, *p)
@@ -88,52 +97,63 @@ func Plan(onOld, onNew []Sequence, margin int64) ([]Change, []Problem) {
 	return changes, problems
 }
 
+// way is the way that positions are carried, for what people are told.
+type way struct{ from, to pg.Side }
+
+// forward is the way of a cutover.
+var forward = way{from: pg.Old, to: pg.New}
+
+// planOne is for the way of a cutover.
 func planOne(o, n Sequence, found bool, margin int64) (Change, *Problem) {
+	return forward.planOne(o, n, found, margin)
+}
+
+func (w way) planOne(o, n Sequence, found bool, margin int64) (Change, *Problem) {
 	switch {
 	case !found && o.Extension != "":
-		return Change{}, &Problem{Text: fmt.Sprintf("missing on new, where extension %q does not bring it", o.Extension)}
+		return Change{}, &Problem{Text: fmt.Sprintf("missing on %s, where extension %q does not bring it", w.to, o.Extension)}
 	case !found:
-		return Change{}, &Problem{Text: "missing on new", Hint: createSQL(o)}
+		return Change{}, &Problem{Text: fmt.Sprintf("missing on %s", w.to), Hint: createSQL(o)}
 	case !o.Readable:
-		return Change{}, &Problem{Text: fmt.Sprintf("role %q may not read it on old", o.Role), Hint: strings.Join(o.grantRead(), " ")}
+		return Change{}, &Problem{Text: fmt.Sprintf("role %q may not read it on %s", o.Role, w.from), Hint: strings.Join(o.grantRead(), " ")}
 	case !n.Readable:
-		return Change{}, &Problem{Text: fmt.Sprintf("role %q may not read it on new", n.Role), Hint: strings.Join(n.grantRead(), " ")}
+		return Change{}, &Problem{Text: fmt.Sprintf("role %q may not read it on %s", n.Role, w.to), Hint: strings.Join(n.grantRead(), " ")}
 	}
 	clashes, remarks := compareDefinitions(o, n)
 	if len(clashes) > 0 {
 		return Change{}, &Problem{
-			Text: "defined otherwise on new: " + strings.Join(clashes, ", "),
-			Hint: "make the definitions equal with ALTER SEQUENCE on new, then run: pgcutover sequences diff",
+			Text: fmt.Sprintf("defined otherwise on %s: %s", w.to, strings.Join(clashes, ", ")),
+			Hint: fmt.Sprintf("make the definitions equal with ALTER SEQUENCE on %s, then run: pgcutover sequences diff", w.to),
 		}
 	}
-	c, p := decide(o, n, margin)
+	c, p := w.decide(o, n, margin)
 	if p != nil {
 		return Change{}, p
 	}
 	for _, r := range remarks {
-		c.warn("defined otherwise on new: %s", r)
+		c.warn("defined otherwise on %s: %s", w.to, r)
 	}
-	if p := refused(c); p != nil {
+	if p := w.refused(c); p != nil {
 		return Change{}, p
 	}
 	return c, nil
 }
 
 // refused tells when the role lacks the right that the change needs.
-func refused(c Change) *Problem {
+func (w way) refused(c Change) *Problem {
 	n := c.New
 	if c.Kept || n.Settable || (n.Alterable && !c.Exhausted) {
 		return nil
 	}
 	return &Problem{
-		Text: fmt.Sprintf("role %q may not set it on new", n.Role),
+		Text: fmt.Sprintf("role %q may not set it on %s", n.Role, w.to),
 		Hint: grantSet(c.Ref, n.Role),
 	}
 }
 
 // decide computes the target from old's position, then compares it with new's.
-func decide(o, n Sequence, margin int64) (Change, *Problem) {
-	c, p := target(o, n, margin)
+func (w way) decide(o, n Sequence, margin int64) (Change, *Problem) {
+	c, p := w.target(o, n, margin)
 	if p != nil {
 		return c, p
 	}
@@ -141,18 +161,18 @@ func decide(o, n Sequence, margin int64) (Change, *Problem) {
 	switch {
 	case !alive:
 		if !c.Exhausted {
-			c.warn("new is at its end (%d) while old is not", n.LastValue)
+			c.warn("%s is at its end (%d) while %s is not", w.to, n.LastValue, w.from)
 		}
-		c.keep("new is at its end already")
+		c.keep(string(w.to) + " is at its end already")
 	case c.Exhausted:
 	case next == c.Value:
-		c.keep("new is there already")
+		c.keep(string(w.to) + " is there already")
 	case beyond(next, c.Value, n.Increment):
 		c.Margin = before(o.Value, o.Increment, next)
 		if o.Cycle && c.Margin > wantedSteps(o, margin) {
-			c.warn("cyclic, and new is %s ahead of old: if old has begun a new cycle, set new by hand", numbers(c.Margin))
+			c.warn("cyclic, and %[1]s is %[2]s ahead of %[3]s: if %[3]s has begun a new cycle, set %[1]s by hand", w.to, numbers(c.Margin), w.from)
 		}
-		c.keep("new is ahead already")
+		c.keep(string(w.to) + " is ahead already")
 	}
 	return c, nil
 }
@@ -168,7 +188,7 @@ func (c *Change) keep(why string) {
 
 // target says where new must stand, whatever it stands at now. Together with a
 // problem it returns the one change that at least repeats no number: the end.
-func target(o, n Sequence, margin int64) (Change, *Problem) {
+func (w way) target(o, n Sequence, margin int64) (Change, *Problem) {
 	c := Change{Ref: o.Ref, Old: o, New: n}
 	steps := wantedSteps(o, margin)
 	oldLeft := o.left()
@@ -181,22 +201,22 @@ func target(o, n Sequence, margin int64) (Change, *Problem) {
 		c.warn("room for only %s before the bound %d: the margin is %d instead of %d", numbers(room), n.end(), want, steps)
 	case oldLeft == 0:
 		c.Value, c.Exhausted = n.end(), true
-		c.Why = fmt.Sprintf("old is at its end, %d", o.LastValue)
+		c.Why = fmt.Sprintf("%s is at its end, %d", w.from, o.LastValue)
 		if n.Cycle {
 			c.warn("at the end of its cycle: the next number is the first one again, without a margin")
 		} else {
-			c.warn("exhausted: nextval will fail on new")
+			c.warn("exhausted: nextval will fail on %s", w.to)
 		}
 		return c, nil
 	default:
 		c.Value, c.Exhausted = n.end(), true
 		return c, &Problem{
-			Text: fmt.Sprintf("old stands at %s, past the bound %d of new", o.position(), n.end()),
+			Text: fmt.Sprintf("%s stands at %s, past the bound %d of %s", w.from, o.position(), n.end(), w.to),
 			Hint: fmt.Sprintf("ALTER SEQUENCE %s MINVALUE %d MAXVALUE %d;", o.Ident(), o.Min, o.Max),
 		}
 	}
 	c.Value, c.Margin = ahead(o.Value, o.Increment, want), want
-	c.Why = fmt.Sprintf("old stands at %s, %d more may follow there", o.position(), want)
+	c.Why = fmt.Sprintf("%s stands at %s, %d more may follow there", w.from, o.position(), want)
 	if want == oldLeft && want < steps {
 		c.Why += ", its last ones"
 	}

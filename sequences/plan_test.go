@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/sequences"
 )
 
@@ -279,5 +280,28 @@ func TestGrantsOfMany(t *testing.T) {
 		`GRANT USAGE ON SCHEMA "B b" TO "the ""mover"""; GRANT SELECT ON ALL SEQUENCES IN SCHEMA "B b" TO "the ""mover""";`
 	if got := strings.Join(e.Grants(), " "); got != want {
 		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// A rollback sets old's sequences: what is said names the servers that way round.
+func TestPlanToOldNamesTheServers(t *testing.T) {
+	used, bounded := seq(41, true), seq(1, false, bounds(1, 10))
+	hidden := used
+	hidden.Readable, hidden.Role = false, "tool"
+	for _, tt := range []struct {
+		name string
+		from sequences.Sequence
+		to   []sequences.Sequence
+		want string
+	}{
+		{"missing", used, nil, "missing on old"},
+		{"unreadable", hidden, []sequences.Sequence{used}, "may not read it on new"},
+		{"another direction", used, []sequences.Sequence{seq(-1, false, by(-1))}, "defined otherwise on old"},
+		{"past the bound", used, []sequences.Sequence{bounded}, "past the bound 10 of old"},
+	} {
+		_, problems := sequences.PlanTo(pg.Old, []sequences.Sequence{tt.from}, tt.to, 0)
+		if len(problems) != 1 || !strings.Contains(problems[0].Text, tt.want) || strings.Contains(problems[0].Hint, "on new") {
+			t.Errorf("%s: %+v, want %q", tt.name, problems, tt.want)
+		}
 	}
 }

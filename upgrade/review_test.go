@@ -3,6 +3,7 @@ package upgrade
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -80,6 +81,13 @@ func TestAbortNeverEmptiesWhatServes(t *testing.T) {
 	if n := pgtest.Value[int](t, newURL, `select count(*) from public.item`); n != 50 {
 		t.Errorf("new has %d rows", n)
 	}
+	// From here abort would be refused: nobody is told to run it.
+	pgtest.Exec(t, newURL, `alter table public.item add column later integer`)
+	err = m.schemaGate(t.Context(), state.Back)
+	if advice := hint.Of(err); !errors.Is(err, cutover.ErrBlocked) || !strings.Contains(advice, "pgcutover rollback --leave-behind") || strings.Contains(advice, "abort") {
+		t.Errorf("the gate of the schemas before a rollback: %v, hint %q", err, advice)
+	}
+	pgtest.Exec(t, newURL, `alter table public.item drop column later`)
 	// The same with the right old server, whose state is gone.
 	pgtest.Exec(t, oldURL, `set default_transaction_read_only = off`, `alter schema pgcutover rename to hidden`)
 	err = m.Abort(t.Context(), t.Context(), RemoveOptions{Force: true})

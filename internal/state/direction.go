@@ -39,6 +39,17 @@ func (d Direction) Source() pg.Side {
 // Target is the side that takes the writes after the decision, and subscribes.
 func (d Direction) Target() pg.Side { return d.Source().Other() }
 
+// Command is the command of the tool that turns the writes in this direction.
+func (d Direction) Command() string {
+	if d == Back {
+		return "rollback"
+	}
+	return "cutover"
+}
+
+// DirectionFrom returns the direction whose source is side.
+func DirectionFrom(side pg.Side) Direction { return DirectionTo(side.Other()) }
+
 // DirectionTo returns the direction whose target is side.
 func DirectionTo(side pg.Side) Direction {
 	if side == pg.Old {

@@ -64,12 +64,21 @@ func (id Identity) sameDatabase(side string, now Identity) error {
 	switch {
 	case id.System != now.System:
 		return hint.With(fmt.Errorf("the %s server is not the one that this move was started with: system identifier %s, was %s", side, now.System, id.System),
-			"correct "+side+".url. If new is gone for good before the cutover: pgcutover abort --old-only. If old is, after it: pgcutover complete --new-only; before it: drop the new database and begin anew with pgcutover start")
+			"correct "+side+".url. "+goneForGood(side))
 	case id.Database != now.Database:
 		return hint.With(fmt.Errorf("the %s database %q is not the one that this move was started with: OID %d, was %d", side, now.Name, now.Database, id.Database),
 			"it was dropped and made again, or the URL names another database")
 	}
 	return nil
+}
+
+// goneForGood is what to do when a server will never come back and another one is
+// where it was. The other side may have the only copy of the rows.
+func goneForGood(side string) string {
+	if side == string(pg.New) {
+		return "If new is gone for good: pgcutover resume --new-is-lost after the cutover, pgcutover abort --old-only before it"
+	}
+	return "If old is gone for good: pgcutover complete --new-only after the cutover, pgcutover resume --old-is-lost before it, which says first what is lost"
 }
 
 func (id Identity) mustBe(side string, now Identity) error {
