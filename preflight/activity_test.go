@@ -202,6 +202,46 @@ func TestOthersReplication(t *testing.T) {
 	})
 }
 
+// Somebody's publication of everything takes the move's own tables along, and
+// somebody's subscription may bring them.
+func TestOthersCarryTheState(t *testing.T) {
+	eachPair(t, func(t *testing.T, majors pgtest.Pair) {
+		p := newPair(t, majors)
+		for _, url := range []string{p.oldURL, p.newURL} {
+			pgtest.Exec(t, url, `create schema pgcutover`, `create table pgcutover.marker_forward (a int primary key)`, `create table public.t (a int primary key)`)
+		}
+		pgtest.Exec(t, p.oldURL, `create publication pgcutover_shop for table pgcutover.marker_forward`, `create publication theirs for table public.t`)
+		none(t, check(t, "neighbours", p.Pair), "neighbours.publication-state", "neighbours.subscription-state")
+		pgtest.Exec(t, p.oldURL, `create publication everything for all tables`, `create publication state for table pgcutover.marker_forward`)
+		for _, about := range []string{"everything", "state"} {
+			if f := only(t, check(t, "neighbours", p.Pair), "neighbours.publication-state", quote(about)); f.Severity != Note || f.Server != "old" {
+				t.Errorf("with no reader: %+v", f)
+			}
+		}
+		pgtest.Exec(t, p.oldURL, `select pg_create_logical_replication_slot('state_reader', 'pgoutput')`)
+		f := only(t, check(t, "neighbours", p.Pair), "neighbours.publication-state", quote("everything"))
+		if f.Severity != Warning || !strings.Contains(f.Seen, "FOR ALL TABLES") || !strings.Contains(f.Seen, "state_reader") {
+			t.Errorf("with a reader: %+v", f)
+		}
+		pgtest.Exec(t, p.oldURL, `select pg_drop_replication_slot('state_reader')`)
+		pgtest.Exec(t, p.newURL, `create publication everything for all tables`)
+		only(t, onSide(check(t, "neighbours", p.Pair), "new"), "neighbours.publication-state", "everything")
+
+		pgtest.Exec(t, p.newURL, fmt.Sprintf(`create subscription second connection %s publication everything with (create_slot = false, slot_name = 'none_such', enabled = false, copy_data = false)`,
+			literal(p.Old.Conninfo())))
+		none(t, gate(t, "neighbours", p.Pair), "neighbours.subscription-state")
+		pgtest.Exec(t, p.newURL, `alter subscription second enable`)
+		for _, found := range [][]Finding{check(t, "neighbours", p.Pair), gate(t, "neighbours", p.Pair), gate(t, "neighbours", &Pair{Old: p.New, New: p.Old})} {
+			f = only(t, found, "neighbours.subscription-state", "second")
+			if f.Severity != Blocker || f.Server != "new" || !strings.Contains(f.Seen, "marker_forward") {
+				t.Errorf("got %+v", f)
+			}
+		}
+		mend(t, p.newURL, f)
+		none(t, gate(t, "neighbours", p.Pair), "neighbours.subscription-state")
+	})
+}
+
 func TestOthersSlots(t *testing.T) {
 	eachPair(t, func(t *testing.T, majors pgtest.Pair) {
 		p := newPair(t, majors)

@@ -45,7 +45,8 @@ select pubname::text
 // slotsSQL lists the replication slots of others, with the WAL that each
 // retains.
 const slotsSQL = `
-select s.slot_name::text as name, s.slot_type as type, coalesce(s.database::text, '') as database,
+select s.slot_name::text as name, s.slot_type as type, coalesce(s.plugin::text, '') as plugin,
+       coalesce(s.database::text, '') as database,
        s.active, coalesce(s.database = current_database(), false) as here,
        coalesce(pg_wal_lsn_diff(case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
                                      else pg_current_wal_lsn() end, s.restart_lsn), 0)::bigint as retained
@@ -54,18 +55,23 @@ select s.slot_name::text as name, s.slot_type as type, coalesce(s.database::text
  order by 1`
 
 type slotRow struct {
-	Name, Type, Database string
-	Active, Here         bool
-	Retained             int64
+	Name, Type, Plugin, Database string
+	Active, Here                 bool
+	Retained                     int64
 }
 
 // neighboursCheck looks at the replication of others. A subscription on old
 // that writes tables in scope gets severity: its apply worker passes every
 // trigger and would write on after the decision. With Blocker, at the cutover,
-// nothing else is reported.
+// nothing else is reported but what brings rows of schema pgcutover.
 func neighboursCheck(severity Severity) func(context.Context, *Pair) ([]Finding, error) {
 	return func(ctx context.Context, p *Pair) ([]Finding, error) {
 		found, err := oldSubscriptions(ctx, p, severity)
+		if err != nil {
+			return found, err
+		}
+		second, err := onBoth(p, func(s *pg.Server) ([]Finding, error) { return secondStreams(ctx, s) })
+		found = append(found, second...)
 		if err != nil || severity == Blocker {
 			return found, err
 		}
@@ -83,7 +89,7 @@ func oldSubscriptions(ctx context.Context, p *Pair, severity Severity) ([]Findin
 	for _, s := range rows {
 		var written []string
 		for i := range s.Tables {
-			if p.Scope.Match(s.Schemas[i], s.Tables[i]) {
+			if s.Schemas[i] != stateSchema && p.Scope.Match(s.Schemas[i], s.Tables[i]) {
 				written = append(written, quote(s.Schemas[i])+"."+quote(s.Tables[i]))
 			}
 		}
@@ -146,10 +152,14 @@ func othersOf(ctx context.Context, s *pg.Server) ([]Finding, error) {
 		}
 	}
 	slots, err := read[slotRow](ctx, s, "reading replication slots", slotsSQL, ours)
+	if err != nil {
+		return nil, err
+	}
 	for _, slot := range slots {
 		found = append(found, slotFindings(s, slot)...)
 	}
-	return found, err
+	travels, err := stateTravels(ctx, s, slots)
+	return append(found, travels...), err
 }
 
 func slotFindings(s *pg.Server, slot slotRow) []Finding {
