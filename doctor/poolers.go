@@ -3,16 +3,9 @@ package doctor
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
-
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/preflight"
@@ -64,24 +57,17 @@ func (p Pooler) silent(err error) Finding {
 	return f
 }
 
-// entry is what SHOW DATABASES says of one of the databases.
-type entry struct {
-	name   string
-	leads  traffic.PoolerEndpoint
-	paused bool
-}
-
 // judge compares what a pooler does with where the move stands. While a tool is
 // at work a pause is its own.
-func (p Pooler) judge(where Standing, shown []entry) []Finding {
+func (p Pooler) judge(where Standing, shown []traffic.PoolerDatabase) []Finding {
 	var found []Finding
 	var paused, astray []string
 	for _, e := range shown {
-		if e.paused {
-			paused = append(paused, "RESUME "+quote(e.name))
+		if e.Paused {
+			paused = append(paused, "RESUME "+quote(e.Name))
 		}
-		if side := p.sideOf(e.leads, where); where.Serving != "" && side == where.Serving.Other() {
-			astray = append(astray, fmt.Sprintf("the clients of %s are sent to the %s server (%s)", e.name, side, e.leads))
+		if side := p.sideOf(e.Leads, where); where.Serving != "" && side == where.Serving.Other() {
+			astray = append(astray, fmt.Sprintf("the clients of %s are sent to the %s server (%s)", e.Name, side, e.Leads))
 		}
 	}
 	if len(paused) > 0 {
@@ -112,11 +98,11 @@ func (p Pooler) judge(where Standing, shown []entry) []Finding {
 }
 
 // names lists the databases that are paused.
-func names(shown []entry, paused bool) []string {
+func names(shown []traffic.PoolerDatabase, paused bool) []string {
 	var out []string
 	for _, e := range shown {
-		if e.paused == paused {
-			out = append(out, quote(e.name))
+		if e.Paused == paused {
+			out = append(out, quote(e.Name))
 		}
 	}
 	return out
@@ -163,98 +149,8 @@ func fill(e traffic.PoolerEndpoint, s *pg.Server) traffic.PoolerEndpoint {
 	return traffic.PoolerEndpoint{Host: cmp.Or(e.Host, host), Port: cmp.Or(e.Port, port), Database: cmp.Or(e.Database, database)}
 }
 
-// consoleBound is how long asking a pooler may take.
-const consoleBound = 3 * time.Second
-
-// showDatabases is understood by every version of PgBouncer.
-const showDatabases = "SHOW DATABASES"
-
-// show asks the admin console for the databases. The connection is driven
-// message by message: a driver that gives up on an answer sends a cancel
-// request, which at the console would end somebody's PAUSE.
-// https://www.pgbouncer.org/usage.html#admin-console
-func (p Pooler) show(ctx context.Context) ([]entry, error) {
-	config, err := pgx.ParseConfig(p.AdminURL)
-	if err != nil {
-		return nil, err
-	}
-	limit, cancel := context.WithTimeout(ctx, consoleBound)
-	defer cancel()
-	// A pooler refuses startup parameters that it does not know.
-	config.RuntimeParams = map[string]string{"application_name": "pgcutover"}
-	conn, err := pgconn.ConnectConfig(limit, &config.Config)
-	if err != nil {
-		return nil, err
-	}
-	raw, err := conn.Hijack()
-	if err != nil {
-		return nil, err
-	}
-	defer raw.Conn.Close() //nolint:errcheck // nothing was changed through it
-	if err := raw.Conn.SetDeadline(time.Now().Add(consoleBound)); err != nil {
-		return nil, err
-	}
-	rows, err := simpleQuery(raw.Frontend, showDatabases)
-	if err != nil {
-		return nil, fmt.Errorf("asking the pooler: %w", err)
-	}
-	return p.entries(rows)
-}
-
-// simpleQuery runs one command by the simple protocol and returns its rows by
-// the names of their columns: their order differs between versions.
-func simpleQuery(frontend *pgproto3.Frontend, command string) ([]map[string]string, error) {
-	frontend.SendQuery(&pgproto3.Query{String: command})
-	if err := frontend.Flush(); err != nil {
-		return nil, err
-	}
-	var (
-		columns []string
-		rows    []map[string]string
-		refused error
-	)
-	for {
-		message, err := frontend.Receive()
-		if err != nil {
-			return nil, errors.Join(refused, err)
-		}
-		switch m := message.(type) {
-		case *pgproto3.RowDescription:
-			for _, f := range m.Fields {
-				columns = append(columns, string(f.Name))
-			}
-		case *pgproto3.DataRow:
-			row := map[string]string{}
-			for i, v := range m.Values {
-				if i < len(columns) {
-					row[columns[i]] = string(v)
-				}
-			}
-			rows = append(rows, row)
-		case *pgproto3.ErrorResponse:
-			refused = pgconn.ErrorResponseToPgError(m)
-		case *pgproto3.ReadyForQuery:
-			frontend.Send(&pgproto3.Terminate{})
-			return rows, errors.Join(refused, frontend.Flush())
-		}
-	}
-}
-
-// entries picks the move's databases out of the answer.
-func (p Pooler) entries(rows []map[string]string) ([]entry, error) {
-	var out []entry
-	for _, r := range rows {
-		if !slices.Contains(p.Databases, r["name"]) {
-			continue
-		}
-		port, err := strconv.Atoi(r["port"])
-		if err != nil {
-			return nil, fmt.Errorf("reading SHOW DATABASES: %w", err)
-		}
-		out = append(out, entry{
-			name: r["name"], paused: r["paused"] == "1",
-			leads: traffic.PoolerEndpoint{Host: r["host"], Port: port, Database: r["database"]},
-		})
-	}
-	return out, nil
+// show asks the admin console for the move's databases.
+func (p Pooler) show(ctx context.Context) ([]traffic.PoolerDatabase, error) {
+	all, err := traffic.PoolerDatabases(ctx, p.AdminURL)
+	return slices.DeleteFunc(all, func(d traffic.PoolerDatabase) bool { return !slices.Contains(p.Databases, d.Name) }), err
 }
