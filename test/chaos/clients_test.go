@@ -14,8 +14,9 @@ import (
 	"github.com/pgcutover/pgcutover/internal/workload"
 )
 
-// serveBound is how soon after a fault one server has to take writes.
-const serveBound = 10 * time.Second
+// serveBound is how soon after a fault one server has to take writes, on a
+// machine that is not overloaded.
+func serveBound() time.Duration { return patience(10 * time.Second) }
 
 // clients are the writers of one round and a prober that asks each server
 // directly whether it takes writes.
@@ -71,7 +72,7 @@ func (m *move) write(seed uint64) (*clients, error) {
 }
 
 // stopBound is longer than a transaction may take.
-const stopBound = 25 * time.Second
+const stopBound = time.Minute
 
 // stop ends writers and prober; more than once does no harm.
 func (c *clients) stop() error {
@@ -103,14 +104,15 @@ func (c *clients) accepted(since time.Time) *workload.Attempt {
 // serves waits until some server has taken a write that began after since, and
 // returns how long after since it was acknowledged: serveBound at the most.
 func (c *clients) serves(since time.Time) (time.Duration, error) {
-	left := max(time.Until(since.Add(serveBound)), time.Millisecond)
+	bound := serveBound()
+	left := max(time.Until(since.Add(bound)), time.Millisecond)
 	var first *workload.Attempt
 	err := until("a server that takes writes", left, func() (bool, string, error) {
 		first = c.accepted(since)
 		return first != nil, "", nil
 	})
-	if err != nil || first.Ended.Sub(since) > serveBound {
-		return 0, fmt.Errorf("no server took a write within %s of %s: %s", serveBound, since.Format(clock), c.state())
+	if err != nil || first.Ended.Sub(since) > bound {
+		return 0, fmt.Errorf("no server took a write within %s of %s: %s", bound, since.Format(clock), c.state())
 	}
 	return first.Ended.Sub(since), nil
 }
@@ -122,7 +124,7 @@ func (c *clients) follow(serving pg.Side, since time.Time) error {
 		if g.name == "direct" {
 			continue
 		}
-		err := until("the "+g.name+" clients to write on the "+string(serving)+" server", serveBound, func() (bool, string, error) {
+		err := until("the "+g.name+" clients to write on the "+string(serving)+" server", serveBound(), func() (bool, string, error) {
 			for _, t := range g.writers.Ledger().Commits() {
 				if !t.Unknown && t.Server == c.m.names[serving] && t.Began.After(since) {
 					return true, "", nil
@@ -143,7 +145,7 @@ func (c *clients) pooled(since time.Time) error {
 	if i < 0 {
 		return nil
 	}
-	return until("the pooler's clients to write", max(time.Until(since.Add(serveBound)), time.Millisecond), func() (bool, string, error) {
+	return until("the pooler's clients to write", max(time.Until(since.Add(serveBound())), time.Millisecond), func() (bool, string, error) {
 		for _, t := range c.groups[i].writers.Ledger().Commits() {
 			if !t.Unknown && t.Ended.After(since) {
 				return true, "", nil
@@ -235,7 +237,7 @@ func (c *clients) gone(serving pg.Side) error {
 			return err
 		}
 	}
-	return until("the clients' sessions to end", 20*time.Second, func() (bool, string, error) {
+	return until("the clients' sessions to end", time.Minute, func() (bool, string, error) {
 		n, err := one[int](c.m.w.at(serving), "postgres", clientsSQL, c.m.name)
 		return n == 0, fmt.Sprintf("%d are left", n), err
 	})

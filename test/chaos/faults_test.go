@@ -119,7 +119,7 @@ var faults = map[string]fault{
 		count: 2, short: span{from: time.Minute}, begin: (*round).autovacuum, words: []string{"vacuum"},
 	},
 	"vacuum against wraparound on a hot table": {
-		count: 2, short: span{from: time.Minute}, begin: (*round).wraparound, words: []string{"vacuum"},
+		count: 2, short: span{from: time.Minute}, begin: (*round).wraparound, end: (*round).endWraparound, words: []string{"vacuum"},
 	},
 	"CREATE INDEX CONCURRENTLY on a hot table": {
 		count: 2, short: span{3 * time.Second, 6 * time.Second}, long: span{from: time.Minute}, begin: (*round).createIndex, end: (*round).dropIndex, words: []string{"index", "INDEX"},

@@ -187,23 +187,26 @@ func (m *move) turn() string {
 const smallLag = 1 << 20
 
 // ready waits until the tool says that a cutover, or a rollback, could begin, and
-// makes the statistics where it says that they are missing.
+// makes the statistics where it says that they are missing. Vacuums that do not
+// give way, which the tool refuses to begin beside, are over by then.
 func (m *move) ready() error {
+	for _, s := range []*server{m.w.old, m.w.new} {
+		if err := s.calm(m.name); err != nil {
+			return err
+		}
+	}
 	if m.serving == pg.New {
-		return until("the move to be ready to go back", 60*time.Second, func() (bool, string, error) {
+		return until("the move to be ready to go back", 2*time.Minute, func() (bool, string, error) {
 			s, err := m.status()
 			ok := s.Phase == "cut over" && strings.HasPrefix(s.Verdict.CanGoBack, "yes: ") && s.Lag != nil && s.Lag.Bytes < smallLag
 			return ok, s.Phase + ": " + s.Verdict.CanGoBack, err
 		})
 	}
-	return until("the move to be ready", 60*time.Second, func() (bool, string, error) {
+	return until("the move to be ready", 2*time.Minute, func() (bool, string, error) {
 		s, err := m.status()
 		reasons := fmt.Sprint(s.Verdict.Reasons)
 		if err == nil && strings.Contains(reasons, "run: pgcutover analyze") {
 			_, err = m.must("analyze")
-		}
-		if strings.Contains(reasons, "there is nothing to roll back") { // what status says after a rollback
-			return s.Lag != nil && s.Lag.Connected && s.Lag.Bytes < smallLag, reasons, err
 		}
 		return s.Verdict.CanCutOver, reasons, err
 	})
@@ -253,7 +256,7 @@ func (m *move) end() (f findings, err error) {
 const endSessionsSQL = `select pg_terminate_backend(pid) from pg_stat_activity where datname = $1 and pid <> pg_backend_pid()`
 
 func (s *server) dropDatabase(name string) error {
-	return until("dropping a database of the "+string(s.side)+" server", 30*time.Second, func() (bool, string, error) {
+	return until("dropping a database of the "+string(s.side)+" server", 2*time.Minute, func() (bool, string, error) {
 		_, err := ask[bool](s, "postgres", endSessionsSQL, name)
 		if err == nil {
 			err = s.execute("postgres", "drop database if exists "+name)

@@ -132,7 +132,7 @@ func (r *round) unpaused(since time.Time) error {
 	if r.m.pooler == nil {
 		return nil
 	}
-	return until("the pooler's pause to end", max(time.Until(since.Add(serveBound)), time.Millisecond), func() (bool, string, error) {
+	return until("the pooler's pause to end", max(time.Until(since.Add(serveBound())), time.Millisecond), func() (bool, string, error) {
 		s, err := r.m.askPooler()
 		return err == nil && !s.paused, fmt.Sprint(s, err), nil
 	})
@@ -185,7 +185,7 @@ func (m *move) killWatchdogs() error {
 
 // watchdogsGone waits until none is left: their tools have ended.
 func (m *move) watchdogsGone() error {
-	return until("the watchdogs of tools that have ended to end", 20*time.Second, func() (bool, string, error) {
+	return until("the watchdogs of tools that have ended to end", time.Minute, func() (bool, string, error) {
 		left := m.watchdogs()
 		return len(left) == 0, fmt.Sprint("processes ", left), nil
 	})

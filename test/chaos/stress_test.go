@@ -61,6 +61,68 @@ select pg_cancel_backend(pid)
  where datname = $1
    and query like 'autovacuum: VACUUM %'`
 
+// ageSQL is how many transactions have passed since rows of the table, or of its
+// TOAST table, were frozen last.
+const ageSQL = `
+select greatest(age(c.relfrozenxid), age(t.relfrozenxid))
+  from pg_class c
+  left join pg_class t on t.oid = c.reltoastrelid
+ where c.oid = to_regclass('"SHOP".orders')`
+
+// A vacuum of our own that finds the table locked says so soon.
+const (
+	waitSQL   = `set lock_timeout = '2s'`
+	freezeSQL = `vacuum (freeze) "SHOP".orders`
+)
+
+// wraparoundSQL counts vacuums that do not give way.
+const wraparoundSQL = `
+select count(*)
+  from pg_stat_activity
+ where query like 'autovacuum: VACUUM % (to prevent wraparound)'`
+
+// dueSoon is half of the age at which a vacuum against wraparound comes for the
+// table; a round takes far fewer transactions than what is left then.
+const dueSoon = 50_000
+
+// calm waits until no vacuum against wraparound runs on the server, and makes
+// sure that none comes for the table of orders in the next round by itself.
+func (s *server) calm(database string) error {
+	age, err := one[int64](s, database, ageSQL)
+	if err != nil {
+		return err
+	}
+	if age > dueSoon {
+		if err := s.freeze(database); err != nil {
+			return err
+		}
+	}
+	return until("the vacuums against wraparound on the "+string(s.side)+" server to end", 2*time.Minute, func() (bool, string, error) {
+		n, err := one[int](s, "postgres", wraparoundSQL)
+		return n == 0, fmt.Sprintf("%d are running", n), err
+	})
+}
+
+// freeze does the work that a vacuum against wraparound would come for, and
+// cancels those that have come.
+func (s *server) freeze(database string) error {
+	return until("freezing the table of orders on the "+string(s.side)+" server", 2*time.Minute, func() (bool, string, error) {
+		if _, err := ask[bool](s, "postgres", cancelVacuumSQL, database); err != nil {
+			return false, "", err
+		}
+		err := s.execute(database, waitSQL, freezeSQL)
+		if pg.IsCode(err, pg.LockNotAvailable) {
+			return false, err.Error(), nil
+		}
+		if err != nil {
+			return false, "", err
+		}
+		// Something old may have kept it from freezing.
+		age, err := one[int64](s, database, ageSQL)
+		return age <= dueSoon, fmt.Sprintf("its age is %d", age), err
+	})
+}
+
 // autovacuum lets a vacuum of the table of orders begin that takes longer than
 // the round.
 func (r *round) autovacuum() error {
@@ -87,21 +149,38 @@ func (r *round) wraparound() error {
 	return r.vacuum(" (to prevent wraparound)", passTransactionsSQL, updateHotSQL)
 }
 
+// endWraparound ends it, and takes away what brought it: cancelled only, it would
+// come again, at any moment of the next rounds.
+func (r *round) endWraparound() error {
+	s := r.m.source()
+	if err := s.hurryVacuums(r.m.name); err != nil {
+		return err
+	}
+	if err := s.freeze(r.m.name); err != nil {
+		return err
+	}
+	return s.calm(r.m.name)
+}
+
+// hurryVacuums takes back what slows vacuums down.
+func (s *server) hurryVacuums(database string) error {
+	// Before 16 a worker does not heed new settings in the middle of a table.
+	err := s.execute("postgres", fastVacuumSQL, usualLimitSQL, reloadSQL)
+	_, errCancel := ask[bool](s, "postgres", cancelVacuumSQL, database)
+	return errors.Join(err, errCancel)
+}
+
 func (r *round) vacuum(kind string, cause ...string) error {
 	s := r.m.source()
 	if err := s.execute("postgres", slowVacuumSQL, smallLimitSQL, reloadSQL); err != nil {
 		return err
 	}
-	r.after(func() error {
-		// Before 16 a worker does not heed new settings in the middle of a table.
-		err := s.execute("postgres", fastVacuumSQL, usualLimitSQL, reloadSQL)
-		_, errCancel := ask[bool](s, "postgres", cancelVacuumSQL, r.m.name)
-		return errors.Join(err, errCancel)
-	})
+	// Also when the vacuum does not come.
+	r.after(func() error { return s.hurryVacuums(r.m.name) })
 	if err := s.execute(r.m.name, cause...); err != nil {
 		return err
 	}
-	return until("autovacuum on the table of orders", 60*time.Second, func() (bool, string, error) {
+	return until("autovacuum on the table of orders", 2*time.Minute, func() (bool, string, error) {
 		n, err := one[int](s, "postgres", vacuumingSQL, r.m.name, kind)
 		return n > 0, "", err
 	})
@@ -135,7 +214,7 @@ func (r *round) createIndex() error {
 		_, err := builder.Exec(context.Background(), createIndexSQL)
 		r.operator.done <- err
 	}()
-	return until("CREATE INDEX CONCURRENTLY to wait", 20*time.Second, func() (bool, string, error) {
+	return until("CREATE INDEX CONCURRENTLY to wait", time.Minute, func() (bool, string, error) {
 		n, err := one[int](r.m.source(), r.m.name, indexingSQL)
 		return n > 0, "", err
 	})

@@ -167,6 +167,13 @@ func (t *tool) wait() (int, error) {
 	}
 }
 
+// complaint is the error that the tool ended with and the advice, without what it
+// said on the way: the names of its steps speak of transactions too.
+func (t *tool) complaint() string {
+	said := t.words.String()
+	return said[max(strings.LastIndex("\n"+said, "\npgcutover: "), 0):]
+}
+
 // String is the run as it is kept and shown.
 func (t *tool) String() string {
 	how := "still running"

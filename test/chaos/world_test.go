@@ -105,7 +105,10 @@ func (w *world) at(side pg.Side) *server {
 }
 
 // askBound is how long the harness waits for an answer of a server.
-const askBound = 10 * time.Second
+const askBound = 30 * time.Second
+
+// workBound is how long statements may take that work on many rows.
+const workBound = 2 * time.Minute
 
 // ask runs a query on a server and returns the first column of its rows. It
 // does not heed that the database is read-only.
@@ -143,7 +146,7 @@ func one[T any](s *server, database, sql string, args ...any) (T, error) {
 
 // execute runs statements on a server, each by itself.
 func (s *server) execute(database string, statements ...string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), askBound)
+	ctx, cancel := context.WithTimeout(context.Background(), workBound)
 	defer cancel()
 	conn, err := s.connect(ctx, database)
 	if err != nil {
@@ -180,7 +183,7 @@ const harnessName = pg.ApplicationNamePrefix + "chaos/harness"
 // up waits until the server takes connections. It answers when a crash that it
 // mends by itself is mended.
 func (s *server) up() error {
-	return until("the "+string(s.side)+" server to be back", 60*time.Second, func() (bool, string, error) {
+	return until("the "+string(s.side)+" server to be back", 2*time.Minute, func() (bool, string, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()
 		conn, err := pgconn.Connect(ctx, s.cluster.URL("postgres"))
