@@ -384,6 +384,24 @@ func TestWrongServers(t *testing.T) {
 		expect(t, r, want{"state.one-sided", "old", warning, doctor.This, false, "schema", []string{"the new server does not"}},
 			want{"slot.leftover", "old", blocker, doctor.This, false, stale, nil})
 		pgtest.Exec(t, m.oldURL, `select pg_drop_replication_slot('`+stale+`')`)
+		// Which server is gone decides what may be removed.
+		next := func(o doctor.Options, side, text string) {
+			t.Helper()
+			if found := of(m.examined(t, o), "state.one-sided", side); len(found) != 1 || !strings.Contains(found[0].Next, text) {
+				t.Errorf("state.one-sided on %s does not advise %q: %+v", side, text, found)
+			}
+		}
+		otherOld := pgtest.Database(t, pgtest.Server(t, pair.Old))
+		next(doctor.Options{Old: m.oldURL, New: other}, "old", "pgcutover abort --old-only")
+		next(doctor.Options{Old: otherOld, New: m.newURL}, "new", "pgcutover resume --old-is-lost")
+		decide := func(sql string) {
+			asTool(t, m.oldURL, sql)
+			asTool(t, m.newURL, sql)
+		}
+		decide(`insert into pgcutover.decision_forward (attempt, stream) values (1, 0)`)
+		next(doctor.Options{Old: m.oldURL, New: other}, "old", "pgcutover resume --new-is-lost")
+		next(doctor.Options{Old: otherOld, New: m.newURL}, "new", "pgcutover complete --new-only")
+		decide(`delete from pgcutover.decision_forward`)
 
 		tamper := func(sql, id string) {
 			t.Helper()

@@ -128,15 +128,33 @@ func (e *examination) oneSided() []Finding {
 		ID: "state.one-sided", Severity: preflight.Warning, Server: on(has.side), Object: "schema pgcutover", Whose: This,
 		Seen: fmt.Sprintf("the %s server knows of the move %q, the %s server does not", has.side, e.name, lacks.side),
 		Why:  "A start, abort or complete was interrupted, or the other database was made anew. The move cannot go on.",
-		Next: "pgcutover abort (before a start that was interrupted: pgcutover start goes on)",
+		Next: e.oneSidedNext(has.side),
 	}
-	if e.pos.Serving() == pg.New {
-		f.Next = "pgcutover complete. After complete --keep-fence all is as it should be: the old server refuses writes until somebody drops the schema there"
-		if has.side == pg.Old && has.refuses() {
-			f.Severity = preflight.Note
-		}
+	if e.pos.Serving() == pg.New && has.side == pg.Old && has.refuses() {
+		f.Severity = preflight.Note
 	}
 	return []Finding{f}
+}
+
+// oneSidedNext is what to do when only one server knows of the move. Where the
+// other one's URL leads to a server that took its place, the one that knows may
+// have the only copy of the rows.
+func (e *examination) oneSidedNext(has pg.Side) string {
+	switch serving := e.pos.Serving(); {
+	case e.givenUp() && serving == pg.New:
+		return "pgcutover complete --new-only"
+	case e.givenUp():
+		return "pgcutover abort --old-only"
+	case serving == pg.New && has == pg.New:
+		return "pgcutover complete; if the old server is gone for good, and another one is where it was: pgcutover complete --new-only"
+	case serving == pg.New:
+		return "pgcutover complete. After complete --keep-fence all is as it should be: the old server refuses writes until somebody drops the schema there. " +
+			"If the new server is gone for good: pgcutover resume --new-is-lost, which says first what is lost with it"
+	case has == pg.New:
+		return "if the old server is gone for good, and another one is where it was: pgcutover resume --old-is-lost, which says first what is lost with it, then pgcutover complete --new-only. " +
+			"If it is the right one: pgcutover abort, which empties new (before a start that was interrupted: pgcutover start goes on)"
+	}
+	return "pgcutover abort; if the new server is gone for good: pgcutover abort --old-only (before a start that was interrupted: pgcutover start goes on)"
 }
 
 func (e *examination) unreadableState() bool {

@@ -24,6 +24,7 @@ type examination struct {
 	pos         state.Position  // of the live servers
 	live        bool            // at least one carries the move
 	seen        map[string]bool // what an earlier look found; nil when there was none
+	promised    int64           // newest attempt in which an operator gave a server up
 	interrupted string          // what an unfinished cutover has left to do; empty when none is
 }
 
@@ -63,6 +64,7 @@ func newExamination(o Options, old, new *server) *examination {
 		e.pos.Attempt = max(e.pos.Attempt, s.turn.Attempt)
 		e.pos.Forward = max(e.pos.Forward, s.decisions.Forward)
 		e.pos.Back = max(e.pos.Back, s.decisions.Back)
+		e.promised = max(e.promised, s.decisions.Promised)
 	}
 	e.interrupted = e.unfinished()
 	return e
@@ -257,7 +259,7 @@ func (e *examination) phaseDone(phase string) (done, known bool) {
 // unfinished says what the newest attempt has left to do, with nobody at work on
 // it; empty when nothing.
 func (e *examination) unfinished() string {
-	if !e.live || e.toolAtWork() {
+	if !e.live || e.toolAtWork() || e.givenUp() {
 		return ""
 	}
 	steps := e.steps()
@@ -315,7 +317,7 @@ func (e *examination) standing() Standing {
 func (e *examination) judge() []Finding {
 	var found []Finding
 	for _, j := range []func() []Finding{
-		e.reachable, e.identityFindings, e.toolFindings, e.cutoverFindings, e.writeFindings, e.settingsFindings,
+		e.reachable, e.identityFindings, e.toolFindings, e.givenUpFindings, e.cutoverFindings, e.writeFindings, e.settingsFindings,
 		e.fenceFindings, e.copyFindings, e.slotFindings, e.subscriptionFindings, e.streamFindings, e.originFindings,
 		e.publicationFindings, e.roleFindings, e.settingFindings, e.commentFindings, e.eventFindings, e.preparedFindings,
 	} {
@@ -325,7 +327,7 @@ func (e *examination) judge() []Finding {
 	for i, f := range found {
 		// A copy is no part of the move; all else is mended only by one who sees
 		// everything, while no cutover is unfinished.
-		if f.Whose != Copy && (!sure || e.interrupted != "" || e.toolAtWork()) {
+		if f.Whose != Copy && (!sure || e.interrupted != "" || e.givenUp() || e.toolAtWork()) {
 			found[i].Mend = nil
 		}
 		if f.Whose == This && e.toolAtWork() && !keeps(f.ID) {

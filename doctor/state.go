@@ -44,16 +44,22 @@ select attempt, armed, open
 type decisions struct {
 	Forward int64
 	Back    int64
+	// Promised is the newest one that no server made: see state.Promise.
+	Promised int64
 }
 
 // decisionsForwardSQL is for a state made before there was a way back.
 const decisionsForwardSQL = `
-select coalesce(max(attempt), 0) as forward, 0::bigint as back
+select coalesce(max(attempt), 0) as forward, 0::bigint as back, 0::bigint as promised
   from pgcutover.decision_forward`
 
 const decisionsSQL = `
 select (select coalesce(max(attempt), 0) from pgcutover.decision_forward) as forward,
-       (select coalesce(max(attempt), 0) from pgcutover.decision_back) as back`
+       (select coalesce(max(attempt), 0) from pgcutover.decision_back) as back,
+       (select coalesce(max(p.attempt), 0)
+          from (select attempt from pgcutover.decision_forward where stream = -1
+                 union all
+                select attempt from pgcutover.decision_back where stream = -1) p) as promised`
 
 // journalRow is the last event of a step.
 type journalRow struct {

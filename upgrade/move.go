@@ -53,13 +53,10 @@ type Move struct {
 
 // Open connects to both servers.
 func Open(ctx context.Context, o Options, observer step.Observer) (*Move, error) {
-	if observer == nil {
-		observer = step.NopObserver{}
-	}
-	m := &Move{Options: o, Observer: observer, scope: preflight.Scope{Include: o.Include, Exclude: o.Exclude}}
+	m := newMove(o, observer)
 	var errOld, errNew error
-	m.Old, errOld = pg.Open(ctx, pg.Options{Side: pg.Old, URL: o.Old.URL, PeerURL: o.Old.PeerURL, Move: o.Name})
-	m.New, errNew = pg.Open(ctx, pg.Options{Side: pg.New, URL: o.New.URL, PeerURL: o.New.PeerURL, Move: o.Name})
+	m.Old, errOld = m.open(ctx, pg.Old)
+	m.New, errNew = m.open(ctx, pg.New)
 	if err := errors.Join(errOld, errNew); err != nil {
 		m.Close()
 		return nil, err
@@ -67,16 +64,11 @@ func Open(ctx context.Context, o Options, observer step.Observer) (*Move, error)
 	return m, nil
 }
 
-// OpenOld connects to the old server only, for removing a move whose new
-// server is gone.
-func OpenOld(ctx context.Context, o Options, observer step.Observer) (*Move, error) {
+func newMove(o Options, observer step.Observer) *Move {
 	if observer == nil {
 		observer = step.NopObserver{}
 	}
-	m := &Move{Options: o, Observer: observer}
-	var err error
-	m.Old, err = pg.Open(ctx, pg.Options{Side: pg.Old, URL: o.Old.URL, PeerURL: o.Old.PeerURL, Move: o.Name})
-	return m, err
+	return &Move{Options: o, Observer: observer, scope: preflight.Scope{Include: o.Include, Exclude: o.Exclude}}
 }
 
 // Close ends all connections.
@@ -113,6 +105,9 @@ func (m *Move) NewCutover(ctx context.Context) (*cutover.Cutover, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := m.goesOn(ctx); err != nil {
+		return nil, err
+	}
 	return m.cutover(*recorded), nil
 }
 
@@ -122,6 +117,9 @@ func (m *Move) NewCutover(ctx context.Context) (*cutover.Cutover, error) {
 func (m *Move) NewRollback(ctx context.Context, leaveBehind bool) (*cutover.Cutover, error) {
 	recorded, err := state.Verify(ctx, m.Options.Name, m.Old, m.New)
 	if err != nil {
+		return nil, err
+	}
+	if err := m.goesOn(ctx); err != nil {
 		return nil, err
 	}
 	c := m.rollback(*recorded)
@@ -187,7 +185,7 @@ func (m *Move) gatesTo(ctx context.Context, d state.Direction, leaveBehind bool)
 		errs = append(errs, blocker(f))
 	}
 	if !leaveBehind {
-		if err := m.schemaGate(ctx); err != nil {
+		if err := m.schemaGate(ctx, d); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -199,9 +197,9 @@ func blocker(f preflight.Finding) error {
 	return cutover.Blocked(f.Fix, text)
 }
 
-// schemaGate compares the schema of both servers: a change made on old since
-// start would be missing on new.
-func (m *Move) schemaGate(ctx context.Context) error {
+// schemaGate compares the schema of both servers: a change made on the source
+// since would be missing on the target.
+func (m *Move) schemaGate(ctx context.Context, d state.Direction) error {
 	differences, err := m.SchemaDiff(ctx)
 	if err != nil || len(differences) == 0 {
 		return err
@@ -214,7 +212,11 @@ func (m *Move) schemaGate(ctx context.Context) error {
 		}
 		text = append(text, d.String())
 	}
-	return cutover.Blocked("bring the new server's schema in line, or run pgcutover abort, then start", "the schemas differ: "+strings.Join(text, "; "))
+	advice := "bring the new server's schema in line, or run pgcutover abort, then start"
+	if d == state.Back {
+		advice = "bring the old server's schema in line with the new one's, or, to go back and leave behind what is only on new, run: pgcutover rollback --leave-behind"
+	}
+	return cutover.Blocked(advice, "the schemas differ: "+strings.Join(text, "; "))
 }
 
 // maxShown is how many of a list of objects go into one message.

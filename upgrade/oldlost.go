@@ -9,25 +9,11 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgcutover/pgcutover/fence"
-	"github.com/pgcutover/pgcutover/internal/hint"
 	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/state"
-	"github.com/pgcutover/pgcutover/internal/step"
 	"github.com/pgcutover/pgcutover/subscriber"
 	"github.com/pgcutover/pgcutover/traffic"
 )
-
-// OpenNew connects to the new server only, for a move whose old server is gone
-// for good.
-func OpenNew(ctx context.Context, o Options, observer step.Observer) (*Move, error) {
-	if observer == nil {
-		observer = step.NopObserver{}
-	}
-	m := &Move{Options: o, Observer: observer}
-	var err error
-	m.New, err = pg.Open(ctx, pg.Options{Side: pg.New, URL: o.New.URL, PeerURL: o.New.PeerURL, Move: o.Name})
-	return m, err
-}
 
 // Remains is what new knows of the last attempt when old is gone.
 type Remains struct {
@@ -35,11 +21,15 @@ type Remains struct {
 	Open    bool  `json:"open"`    // new takes the writes already
 	Decided bool  `json:"decided"` // the decision arrived: nothing is missing
 	Drained bool  `json:"drained"` // the marker arrived: all that old acknowledged before its last freeze is there
+	// Promise is there when an earlier run of this command opened new.
+	Promise *state.Promise `json:"promise,omitempty"`
 }
 
 // String says what that means.
 func (r Remains) String() string {
 	switch {
+	case r.Promise != nil:
+		return fmt.Sprintf("old was given up at %s, and new takes the writes", utc(r.Promise.At))
 	case r.Open:
 		return "new takes the writes already; nothing is missing on it"
 	case r.Decided:
@@ -50,17 +40,15 @@ func (r Remains) String() string {
 	return "no cutover came far enough: whatever old acknowledged and had not sent is lost, and the sequences on new were never set: raise each past the greatest value in its column before clients write"
 }
 
-// Remains reads that, and refuses a new server that is not this move's.
+// Remains reads that. It refuses a new server that is not this move's, and an
+// old one that is not gone.
 func (m *Move) Remains(ctx context.Context) (Remains, error) {
 	var r Remains
-	recorded, err := state.Load(ctx, m.New)
+	recorded, err := m.recordedOn(ctx, m.New)
 	if err != nil {
 		return r, err
 	}
-	if recorded == nil || recorded.Side != pg.New {
-		return r, hint.With(fmt.Errorf("the server given as new (%s): %w", m.New.Address(), state.ErrNoMove), "correct new.url")
-	}
-	if err := recorded.Owns(ctx, m.Options.Name, m.New); err != nil {
+	if err := m.mustBeGone(ctx, pg.Old, *recorded); err != nil {
 		return r, err
 	}
 	turn, err := state.ReadTurn(ctx, m.New.Pool())
@@ -68,6 +56,9 @@ func (m *Move) Remains(ctx context.Context) (Remains, error) {
 		return r, err
 	}
 	r.Attempt, r.Open = turn.Attempt, turn.Open
+	if r.Promise, err = state.ReadPromise(ctx, m.New); err != nil {
+		return r, err
+	}
 	if r.Decided, err = state.Decided(ctx, m.New.Pool(), state.Forward, turn.Attempt); err != nil {
 		return r, err
 	}
@@ -83,6 +74,15 @@ func (m *Move) OpenWithoutOld(ctx context.Context) error {
 		turn, err := state.LockTurn(ctx, tx)
 		if err != nil || turn.Open {
 			return err
+		}
+		decided, err := state.Decided(ctx, tx, state.Forward, turn.Attempt)
+		if err != nil {
+			return err
+		}
+		if !decided {
+			if _, err := state.DecideByPromise(ctx, tx, state.Forward); err != nil {
+				return err
+			}
 		}
 		_, err = tx.Exec(ctx, fence.OpenNowSQL)
 		return err

@@ -126,12 +126,19 @@ func (r *remover) mayAbort(ctx context.Context) error {
 			return err
 		}
 		if turn.Open != (s.Side() == pg.Old) {
-			return hint.With(fmt.Errorf("%w: the new server takes the writes, there is no way back by abort", ErrCutOver), "run pgcutover complete; if the cutover was interrupted, pgcutover resume")
+			advice := "to go back: pgcutover rollback; to end the move: pgcutover complete; if a cutover or rollback was interrupted: pgcutover resume"
+			if r.options.OldOnly {
+				advice = "if the new server is gone for good: pgcutover resume --new-is-lost opens old, and says first what is lost. If it serves: pgcutover complete"
+			}
+			return hint.With(fmt.Errorf("%w: the new server takes the writes, there is no way back by abort", ErrCutOver), advice)
 		}
 		r.turns[s.Side()] = turn
 	}
 	if states[pg.Old] == nil || states[pg.New] == nil {
 		return nil // nothing but, perhaps, leftovers: the steps look for them
+	}
+	if err := r.goesOn(ctx); err != nil {
+		return err
 	}
 	return r.notInterrupted(ctx, *states[pg.Old])
 }
@@ -196,6 +203,16 @@ func (r *remover) mayComplete(ctx context.Context) error {
 	}
 	if r.options.NewOnly {
 		return nil
+	}
+	p, err := r.promised(ctx)
+	if err != nil {
+		return err
+	}
+	if p.promise != nil && p.promise.Serving == pg.New && !p.old.Open {
+		return nil // old was given up and is back, closed: its cutover is not finished, and never will be
+	}
+	if err := p.err(); err != nil {
+		return err
 	}
 	return r.cutover(*m).Unfinished(ctx)
 }

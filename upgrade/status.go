@@ -39,8 +39,10 @@ type Status struct {
 	Verdict    Verdict                 `json:"verdict"`
 	Warnings   []string                `json:"warnings,omitempty"`
 	// NotGoingBack lists, after a cutover, what a rollback would leave on new.
-	NotGoingBack []string  `json:"not_going_back,omitempty"`
-	At           time.Time `json:"at"`
+	NotGoingBack []string `json:"not_going_back,omitempty"`
+	// GivenUp tells that one server was given up by an operator's promise.
+	GivenUp bool      `json:"given_up,omitempty"`
+	At      time.Time `json:"at"`
 }
 
 // SequenceStatus counts how new's sequences stand to old's.
@@ -58,8 +60,12 @@ type Verdict struct {
 	CanGoBack  string   `json:"can_go_back"`
 }
 
-// Status looks at both servers. It changes nothing.
+// Status looks at both servers, or at the one that a Move of OpenReachable has.
+// It changes nothing.
 func (m *Move) Status(ctx context.Context) (Status, error) {
+	if m.Old == nil || m.New == nil {
+		return m.statusAlone(ctx)
+	}
 	s := Status{Move: m.Options.Name, OldVersion: m.Old.Major(), NewVersion: m.New.Major(), NoStats: []warmup.Table{}, At: time.Now().UTC()}
 	recorded, err := state.Verify(ctx, m.Options.Name, m.Old, m.New)
 	if errors.Is(err, state.ErrNoMove) {
@@ -81,6 +87,18 @@ func (m *Move) Status(ctx context.Context) (Status, error) {
 		if s.Tool == "" {
 			s.Tool = holder
 		}
+	}
+	given, err := m.promised(ctx)
+	if err != nil {
+		return s, err
+	}
+	if err := given.err(); err != nil {
+		s.Phase, s.GivenUp = "given up", given.promise != nil
+		if given.promise == nil {
+			s.Phase = "broken"
+		}
+		s.Verdict = Verdict{Reasons: []string{err.Error()}, Next: hint.Of(err), CanGoBack: "no"}
+		return s, nil
 	}
 	c := m.cutover(*recorded)
 	interrupted := c.Interrupted(ctx)

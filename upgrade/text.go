@@ -3,13 +3,14 @@ package upgrade
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 )
 
 // WriteText writes the status for a terminal.
 func (s Status) WriteText(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "move %s: PostgreSQL %d -> %d, phase: %s, writes go to: %s\n", s.Move, s.OldVersion, s.NewVersion, s.Phase, s.Serving)
+	fmt.Fprintf(&b, "move %s: PostgreSQL %s -> %s, phase: %s, writes go to: %s\n", s.Move, major(s.OldVersion), major(s.NewVersion), s.Phase, s.Serving)
 	if s.Lag != nil {
 		fmt.Fprintf(&b, "  stream      %s, %s behind, %s of WAL kept on old\n", connected(s.Lag.Connected), bytes(s.Lag.Bytes), bytes(s.Lag.Retained))
 	}
@@ -43,6 +44,14 @@ func (s Status) WriteText(w io.Writer) error {
 	fmt.Fprintf(&b, "  next:                 %s\n", s.Verdict.Next)
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// major is a server's major version; 0 is one that could not be asked.
+func major(n int) string {
+	if n == 0 {
+		return "?"
+	}
+	return strconv.Itoa(n)
 }
 
 func connected(yes bool) string {

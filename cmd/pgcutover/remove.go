@@ -27,7 +27,7 @@ func newAbort(a *app) *cobra.Command {
 		func(ctx context.Context) error {
 			question := "Drop the copied schema and data on new, and everything of the move on both servers?"
 			if o.OldOnly {
-				question = "Remove everything of the move on old, and leave new as it is?"
+				question = "Remove everything of the move on old, and leave new as it is? Old goes on taking writes: if new serves, keep every client away from old."
 			}
 			if err := a.confirm(yes, question); err != nil {
 				return err

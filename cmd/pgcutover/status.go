@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,29 +16,50 @@ func newStatus(a *app) *cobra.Command {
 		every time.Duration
 	)
 	cmd := command("status", "Say where the move stands and whether a cutover could begin now",
-		"status looks at both servers and changes nothing: phase, copy progress, lag, retained WAL,\nstatistics, sequences, and the verdict: can I cut over now, if not why, can I still go back.",
+		"status looks at both servers and changes nothing: phase, copy progress, lag, retained WAL,\nstatistics, sequences, and the verdict: can I cut over now, if not why, can I still go back.\nWhen only one server can be reached it says what that one knows.",
 		"  pgcutover status\n  pgcutover status --watch\n  pgcutover status --json",
 		func(ctx context.Context) error {
-			return a.withMove(ctx, func(m *upgrade.Move) error {
-				for {
-					status, err := m.Status(ctx)
-					if err != nil {
-						return err
-					}
-					if err := a.print(status, status.WriteText); err != nil || !watch {
-						return err
-					}
-					tick := time.NewTimer(every)
-					select {
-					case <-ctx.Done():
-						tick.Stop()
-						return nil
-					case <-tick.C:
-					}
+			options, err := a.options()
+			if err != nil {
+				return err
+			}
+			m, missing, err := upgrade.OpenReachable(ctx, options, newNarrator(a))
+			if err != nil {
+				return err
+			}
+			defer m.Close()
+			for {
+				status, err := m.Status(ctx)
+				if err != nil {
+					return errors.Join(unreached(missing), err)
 				}
-			})
+				if err := a.print(status, status.WriteText); err != nil {
+					return err
+				}
+				if !watch || missing != nil {
+					if status.GivenUp {
+						return nil // nobody is going to reach the other one
+					}
+					return unreached(missing)
+				}
+				tick := time.NewTimer(every)
+				select {
+				case <-ctx.Done():
+					tick.Stop()
+					return nil
+				case <-tick.C:
+				}
+			}
 		})
 	cmd.Flags().BoolVar(&watch, "watch", false, "print again and again until interrupted")
 	cmd.Flags().DurationVar(&every, "every", 2*time.Second, "interval of --watch")
 	return cmd
+}
+
+// unreached is the error of a server that could not be asked, nil when both were.
+func unreached(missing *upgrade.Unreachable) error {
+	if missing == nil {
+		return nil
+	}
+	return missing
 }

@@ -25,7 +25,12 @@ type pooled struct {
 
 func newPooled(t *testing.T) *pooled {
 	t.Helper()
-	m := newMove(t, pgtest.Pairs(t)[0])
+	return behindPooler(t, newMove(t, pgtest.Pairs(t)[0]))
+}
+
+// behindPooler puts a pooler in front of a move's servers.
+func behindPooler(t *testing.T, m *move) *pooled {
+	t.Helper()
 	old, err := url.Parse(m.old.app)
 	if err != nil {
 		t.Fatal(err)
