@@ -4,9 +4,11 @@
  * Old: the turn's row, the fence, the sessions of the leases, a COMMIT on its
  * way (sent, flushed but not visible yet, visible), crashes. New: what was
  * applied and how much of it is flushed, the armed guard, crashes, which lose
- * what was applied and not flushed. A tool may end, or be held up for any time,
- * before each of its steps, and may lose its session, and with it the answer to
- * its COMMIT, at any moment. One atomic step here is one transaction there.
+ * what was applied and not flushed, and an opening that a tool has prepared. A
+ * tool may end, or be held up for any time, before each of its steps, and may
+ * lose its session, and with it the answer to its COMMIT, at any moment. One
+ * atomic step here is one transaction there, but for the lease and what is
+ * prepared.
  *
  * Checked in every state:
  *   (a) never two servers that take writes; none on old after the decision
@@ -67,6 +69,7 @@ byte flu;      /* and flushed */
 byte natt;     /* turn.attempt */
 bit  armed;    /* turn.armed */
 bit  nopen;    /* turn.open, and check() passes */
+byte prep;     /* tool + 1 whose opening is prepared there, not committed */
 
 /* Constants, false, that name what is violated. */
 bit never_two_writers;
@@ -105,6 +108,16 @@ byte holder;   /* tool + 1 that holds the one-tool lock, in another session */
 #define MAY_OPEN(a) MARKED(a)
 #endif
 
+/* A prepared opening holds the turn's row on new: whatever else takes it waits. */
+#define NEW_TURN_FREE (prep == 0)
+#define GUARD_NEXT    (vis + 1 == dec[1] || vis + 1 == dec[2])
+
+#ifdef PREPARE_UNMARKED
+#define MAY_PREPARE(a) 1
+#else
+#define MAY_PREPARE(a) MAY_OPEN(a)
+#endif
+
 #ifdef SESSION_GUARD
 #define GUARDED (watch != 0)
 #else
@@ -134,9 +147,23 @@ byte holder;   /* tool + 1 that holds the one-tool lock, in another session */
 #define R_CRASH     7 /* old crashes when the decision is flushed and not visible */
 #define R_LOSS      8 /* new loses a marker that was visible */
 #define R_SECOND    9 /* the second attempt is decided */
+#define R_PREPARED 10 /* a tool opens new by what it has prepared */
+#define R_WAITED   11 /* the guard waits for a prepared opening, and opens new later */
+#if REACH == R_WAITED
+bit waited;
+#endif
 
 inline open_new() {
 	nopen = 1; armed = 0; flu = vis
+}
+
+/* What a tool has prepared ends with it; the server may notice later, which only
+ * holds up who waits for it. */
+inline drop(t) {
+	if
+	:: prep == t + 1 -> prep = 0
+	:: else
+	fi
 }
 
 /* What PostgreSQL does by itself with the session of tool t. */
@@ -175,16 +202,26 @@ end:
 		writes++; wal++; lastw = wal }
 	:: session(0)
 	:: session(1)
-	:: atomic { vis < wal && !dropped -> vis++;
+	:: atomic { vis < wal && !dropped && (NEW_TURN_FREE || !GUARD_NEXT) -> vis++;
 		if
 #ifndef SESSION_GUARD
 		:: armed && !nopen && natt != 0 && dec[natt] == vis ->
 			open_new();
+#if REACH == R_WAITED
+			if :: waited -> REACHED(R_WAITED) :: else fi;
+#endif
 			if :: _nr_pr == 2 -> REACHED(R_GUARD) :: else fi
 #endif
 		:: else
 		fi }
 	:: atomic { flu < vis -> flu = vis } /* the WAL writer */
+#ifndef PREPARE_LASTS
+	/* idle for too long, or the connection is lost */
+	:: atomic { prep != 0 -> prep = 0 }
+#endif
+#if REACH == R_WAITED
+	:: atomic { !waited && prep != 0 && GUARD_NEXT -> waited = 1 }
+#endif
 	:: atomic { ocrash < OLD_CRASHES -> ocrash++; crash_old(0); crash_old(1);
 #ifdef ASYNC_LEASE
 		if :: loose != 0 -> odec[loose] = 0; closed = 0; loose = 0 :: else fi;
@@ -195,13 +232,13 @@ end:
 		}
 	:: atomic { ncrash < NEW_CRASHES && (flu < vis || GUARDED) -> ncrash++;
 		if :: mark[1] != 0 && flu < mark[1] && mark[1] <= vis -> REACHED(R_LOSS) :: else fi;
-		vis = flu;
+		vis = flu; prep = 0;
 #ifdef SESSION_GUARD
 		watch = 0
 #endif
 		}
 #ifdef SESSION_GUARD
-	:: atomic { watch != 0 && !nopen && ARRIVED(watch) -> open_new() }
+	:: atomic { watch != 0 && NEW_TURN_FREE && !nopen && ARRIVED(watch) -> open_new() }
 #ifdef GUARD_DEADLINE
 	:: atomic { watch != 0 -> watch = 0 }
 #endif
@@ -264,7 +301,7 @@ proctype tool(byte me; byte role) {
 	fi;
 	/* guard */
 	if
-	:: atomic { natt <= a && !nopen -> natt = a; armed = 1;
+	:: atomic { NEW_TURN_FREE && natt <= a && !nopen -> natt = a; armed = 1;
 #ifdef SESSION_GUARD
 		watch = a
 #endif
@@ -299,15 +336,19 @@ proctype tool(byte me; byte role) {
 	:: goto undo
 	:: goto stop
 	fi;
-	/* decide */
-	if
-	:: atomic { conn[me] && sess[me] == FROZEN -> sess[me] = SENT; mine[me] = a }
+	/* decide; the opening of new may be prepared before */
+	do
+	:: atomic { NEW_TURN_FREE && natt == a && !nopen && MAY_PREPARE(a) -> prep = me + 1 }
+	:: atomic { conn[me] && sess[me] == FROZEN -> sess[me] = SENT; mine[me] = a; break }
 	:: goto undo
 	:: goto stop
-	fi;
+	od;
 	if
+#ifdef OPEN_EARLY
+	:: atomic { prep == me + 1 -> prep = 0; open_new(); goto stop }
+#endif
 	:: conn[me] && odec[a] -> known = 1; goto open
-	:: !conn[me]
+	:: atomic { !conn[me] -> drop(me) }
 	:: goto stop
 	fi;
 look:
@@ -341,20 +382,23 @@ resume:
 
 open:
 	if
-	:: atomic { natt == a && (nopen || ARRIVED(a) || (known && MAY_OPEN(a))) ->
+	/* what was prepared, if it is still there */
+	:: atomic { prep == me + 1 -> prep = 0; open_new(); REACHED(R_PREPARED) }
+	:: atomic { NEW_TURN_FREE && natt == a && (nopen || ARRIVED(a) || (known && MAY_OPEN(a))) ->
 		if
 		:: nopen
 		:: else -> open_new();
 			if :: !ARRIVED(a) -> REACHED(R_OPENED) :: else fi;
 			if :: role == RESUME -> REACHED(R_RESUMED) :: else fi
 		fi }
-	:: natt != a /* another attempt has the turn: nothing to do here */
+	:: NEW_TURN_FREE && natt != a /* another attempt has the turn: nothing to do here */
 	:: goto stop
 	fi;
 	goto stop;
 
 undo:
 	atomic {
+		drop(me);
 		if
 		:: conn[me] && (sess[me] == LEASE || sess[me] == FROZEN) -> sess[me] = LOCK
 		:: else
@@ -362,12 +406,12 @@ undo:
 	}
 #ifdef GUARD_FIRST
 	if
-	:: atomic { natt == a && !nopen -> armed = 0;
+	:: atomic { NEW_TURN_FREE && natt == a && !nopen -> armed = 0;
 #ifdef SESSION_GUARD
 		watch = 0
 #endif
 		}
-	:: else
+	:: !(natt == a && !nopen)
 	fi;
 #endif
 	/* the triggers, in one transaction that holds the turn's row */
@@ -391,7 +435,7 @@ undo:
 	fi;
 	/* the guard, last */
 	if
-	:: atomic { natt == a && !nopen -> armed = 0;
+	:: atomic { NEW_TURN_FREE && natt == a && !nopen -> armed = 0;
 #ifdef SESSION_GUARD
 		watch = 0
 #endif
@@ -411,7 +455,7 @@ abort:
 #ifdef DROP_ANYWAY
 	:: dropped = 1
 #else
-	:: atomic { natt <= a && !armed && !nopen -> dropped = 1 }
+	:: atomic { NEW_TURN_FREE && natt <= a && !armed && !nopen -> dropped = 1 }
 #endif
 	:: goto stop
 	fi;
@@ -422,6 +466,9 @@ abort:
 
 stop:
 	atomic {
+#ifndef PREPARE_LASTS
+		drop(me);
+#endif
 		conn[me] = 0; a = 0; known = 0; role = 0;
 #ifdef NO_LEASE_LOCK
 		if :: holder == me + 1 -> holder = 0 :: else fi

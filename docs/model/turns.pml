@@ -5,8 +5,9 @@
  * Both servers are alike here. Each has the turn's row, a fence, and rows that
  * it holds of those acknowledged so far. Every attempt leaves a stream for the
  * way back, whose slot remembers the next row to send. A cutover has a source
- * and a target; the one-tool lock is on the source. Servers do not crash (see
- * cutover.pml for that), tools and sessions end at any moment.
+ * and a target; the one-tool lock is on the source. A tool may prepare the
+ * opening of its target before it decides. Servers do not crash (see cutover.pml
+ * for that), tools and sessions end at any moment.
  *
  * Checked in every state:
  *   (a) never two servers that take writes
@@ -16,7 +17,7 @@
  *       that is new, the way back is there
  *
  * Bounds are ROWS, and the tools: FORWARD, BACK and RESUME count them,
- * COMPLETE is 0 or 1. A switch that is defined takes one precaution away; see
+ * COMPLETE is 0 or 1. With PREPARE=0 no tool prepares an opening. A switch that is defined takes one precaution away; see
  * README.md.
  */
 
@@ -35,6 +36,9 @@
 #ifndef COMPLETE
 #define COMPLETE 0
 #endif
+#ifndef PREPARE
+#define PREPARE 1
+#endif
 #define TOOLS    (FORWARD + BACK + RESUME + COMPLETE)
 #define ATTEMPTS (FORWARD + BACK + 1) /* their numbers, and 0 */
 
@@ -46,6 +50,7 @@ byte att[2];    /* turn.attempt */
 bit  armed[2];  /* turn.armed */
 bit  open[2] = {1, 0}; /* turn.open: check() passes */
 bit  trig[2] = {0, 1}; /* the fence triggers stand */
+byte prep[2];   /* tool + 1 whose opening is prepared there, not committed */
 byte has[2];    /* the first rows that it holds of those acknowledged */
 byte rows;      /* rows acknowledged, on whichever server */
 
@@ -90,6 +95,14 @@ byte leased[2]; /* sessions that hold the turn's row */
 #define MAX(a, b)    ((a) > (b) -> (a) : (b))
 #define TARGET(a)    (1 - source[a])
 
+/* A prepared opening holds the turn's row: whatever else takes it there waits. */
+#ifdef PREPARE_UNLOCKED
+#define UNPREPARED(s) 1
+#else
+#define UNPREPARED(s) (prep[s] == 0)
+#endif
+#define TURN_FREE(s)  (leased[s] == 0 && UNPREPARED(s))
+
 #ifdef REACH
 #define REACHED(n) assert(REACH != n)
 #else
@@ -103,6 +116,8 @@ byte leased[2]; /* sessions that hold the turn's row */
 #define R_RETURNED  6 /* a row travels back to old */
 #define R_COMPLETED 7
 #define R_RESUMED   8 /* a resume opens a server */
+#define R_PREPARED  9 /* a rollback opens old by what it has prepared */
+#define R_LATE     10 /* a tool finds what it has prepared ended, and the turn gone */
 
 #ifdef NO_ATTEMPTS
 #define OPEN_ANY
@@ -126,6 +141,15 @@ byte leased[2]; /* sessions that hold the turn's row */
 
 inline open_now(so) {
 	open[so] = 1; armed[so] = 0
+}
+
+/* What a tool has prepared ends with it; the server may notice later, which only
+ * holds up who waits for it. */
+inline drop(t, so) {
+	if
+	:: prep[so] == t + 1 -> prep[so] = 0
+	:: else
+	fi
 }
 
 inline end_session(ts) {
@@ -167,7 +191,7 @@ inline session(t) {
 inline arrivals(a) {
 	if
 	:: atomic { mark[a] == 1 && stream[via[a]] == ENABLED && next[via[a]] == markrow[a] -> mark[a] = 2; markrow[a] = 0 }
-	:: atomic { dec[a] == 1 && mark[a] == 2 && stream[via[a]] == ENABLED -> dec[a] = 2;
+	:: atomic { dec[a] == 1 && mark[a] == 2 && stream[via[a]] == ENABLED && UNPREPARED(TARGET(a)) -> dec[a] = 2;
 		if
 		:: OPENS(TARGET(a), a) && armed[TARGET(a)] && !open[TARGET(a)] -> open_now(TARGET(a));
 			if :: TARGET(a) == OLD -> REACHED(R_GUARD) :: else fi
@@ -202,6 +226,9 @@ end:
 	do
 	:: write(OLD)
 	:: write(NEW)
+	/* idle for too long, or the connection is lost */
+	:: atomic { prep[OLD] != 0 -> prep[OLD] = 0 }
+	:: atomic { prep[NEW] != 0 -> prep[NEW] = 0 }
 	:: session(0)
 	:: session(1)
 #if TOOLS > 2
@@ -301,6 +328,9 @@ proctype tool(byte me; bit s; bit resume) {
 	byte a;
 	byte j;     /* the stream that this attempt drains, then drops */
 	bit known;
+#if REACH == R_LATE
+	bit prepared;
+#endif
 
 	if
 	:: resume ->
@@ -326,13 +356,13 @@ proctype tool(byte me; bit s; bit resume) {
 	:: goto stop
 	fi;
 	if
-	:: atomic { leased[s] == 0 && TAKES(s) ->
+	:: atomic { TURN_FREE(s) && TAKES(s) ->
 		a = MAX(att[OLD], att[NEW]) + 1; att[s] = a; source[a] = s; via[a] = j }
 	:: goto stop
 	fi;
 	/* ahead */
 	if
-	:: atomic { leased[s] == 0 || trig[s] -> trig[s] = 1 }
+	:: atomic { TURN_FREE(s) || trig[s] -> trig[s] = 1 }
 	:: goto undo
 	:: goto stop
 	fi;
@@ -358,13 +388,13 @@ proctype tool(byte me; bit s; bit resume) {
 #endif
 	/* guard */
 	if
-	:: atomic { att[1 - s] <= a && !open[1 - s] -> att[1 - s] = a; armed[1 - s] = 1 }
+	:: atomic { UNPREPARED(1 - s) && att[1 - s] <= a && !open[1 - s] -> att[1 - s] = a; armed[1 - s] = 1 }
 	:: goto undo
 	:: goto stop
 	fi;
 	/* lease and freeze */
 	if
-	:: atomic { conn[me] && sess[me] == LOCK && leased[s] == 0 && att[s] == a && open[s] ->
+	:: atomic { conn[me] && sess[me] == LOCK && TURN_FREE(s) && att[s] == a && open[s] ->
 		sess[me] = FROZEN; leased[s]++; froze[s]++; trig[s] = 1 }
 	:: goto undo
 	:: goto stop
@@ -392,15 +422,21 @@ proctype tool(byte me; bit s; bit resume) {
 	:: goto stop
 	fi;
 #endif
-	/* decide */
-	if
-	:: atomic { conn[me] && sess[me] == FROZEN -> sess[me] = SENT; mine[me] = a }
+	/* decide; the opening of the target may be prepared before */
+	do
+	:: atomic { PREPARE && TURN_FREE(1 - s) && prep[1 - s] != me + 1 && OPENS(1 - s, a) && !open[1 - s] && mark[a] == 2 ->
+		prep[1 - s] = me + 1;
+#if REACH == R_LATE
+		prepared = 1
+#endif
+		}
+	:: atomic { conn[me] && sess[me] == FROZEN -> sess[me] = SENT; mine[me] = a; break }
 	:: goto undo
 	:: goto stop
-	fi;
+	od;
 	if
 	:: conn[me] && dec[a] != 0 -> known = 1
-	:: !conn[me] ->
+	:: atomic { !conn[me] -> drop(me, 1 - s) };
 		if
 		:: dec[a] != 0 -> known = 1
 		:: dec[a] == 0 -> lock(me, s);
@@ -415,13 +451,20 @@ proctype tool(byte me; bit s; bit resume) {
 
 opening:
 	if
-	:: atomic { OPENS(1 - s, a) && (open[1 - s] || dec[a] == 2 || (known && mark[a] == 2)) ->
+	/* what was prepared, if it is still there */
+	:: atomic { prep[1 - s] == me + 1 -> prep[1 - s] = 0; open_now(1 - s);
+		if :: s == NEW -> REACHED(R_PREPARED) :: else fi }
+	:: atomic { UNPREPARED(1 - s) && OPENS(1 - s, a) && (open[1 - s] || dec[a] == 2 || (known && mark[a] == 2)) ->
 		if
 		:: !open[1 - s] -> open_now(1 - s);
 			if :: resume -> REACHED(R_RESUMED) :: else fi
 		:: else
 		fi }
-	:: atomic { !OPENS(1 - s, a) -> REACHED(R_STALE); goto stop }
+	:: atomic { UNPREPARED(1 - s) && !OPENS(1 - s, a) -> REACHED(R_STALE);
+#if REACH == R_LATE
+		if :: prepared -> REACHED(R_LATE) :: else fi;
+#endif
+		goto stop }
 	:: goto stop
 	fi;
 	/* follow: the stream of this direction, then the way back, then the fence */
@@ -436,10 +479,10 @@ opening:
 	fi;
 	if
 #ifdef DETACH_ANYWAY
-	:: atomic { leased[1 - s] == 0 -> trig[1 - s] = 0 }
+	:: atomic { TURN_FREE(1 - s) -> trig[1 - s] = 0 }
 #else
-	:: atomic { leased[1 - s] == 0 && att[1 - s] == a && open[1 - s] -> trig[1 - s] = 0 }
-	:: leased[1 - s] == 0 && !(att[1 - s] == a && open[1 - s])
+	:: atomic { TURN_FREE(1 - s) && att[1 - s] == a && open[1 - s] -> trig[1 - s] = 0 }
+	:: TURN_FREE(1 - s) && !(att[1 - s] == a && open[1 - s])
 #endif
 	:: goto stop
 	fi;
@@ -447,6 +490,7 @@ opening:
 
 undo:
 	atomic {
+		drop(me, 1 - s);
 		if
 		:: conn[me] && sess[me] == FROZEN -> leased[s]--; froze[s]--; sess[me] = LOCK
 		:: else
@@ -458,7 +502,7 @@ undo:
 	:: goto stop /* and leaves a slot behind */
 	fi;
 	if
-	:: atomic { leased[s] == 0 ->
+	:: atomic { TURN_FREE(s) ->
 		if
 		:: UNDOES(s, a) && dec[a] == 0 -> trig[s] = 0
 		:: !(UNDOES(s, a) && dec[a] == 0) -> REACHED(R_UNDO)
@@ -466,13 +510,13 @@ undo:
 	:: goto stop
 	fi;
 	if
-	:: atomic { UNDOES(1 - s, a) && !open[1 - s] -> armed[1 - s] = 0 }
+	:: atomic { UNPREPARED(1 - s) && UNDOES(1 - s, a) && !open[1 - s] -> armed[1 - s] = 0 }
 	:: !(UNDOES(1 - s, a) && !open[1 - s])
 	:: goto stop
 	fi;
 
 stop:
-	atomic { conn[me] = 0; a = 0; j = 0; known = 0 }
+	atomic { drop(me, OLD); drop(me, NEW); conn[me] = 0; a = 0; j = 0; known = 0 }
 }
 
 #if COMPLETE
@@ -490,15 +534,15 @@ proctype complete(byte me) {
 #ifdef COMPLETE_ANYWAY
 	:: atomic { gone(a) }
 #else
-	:: atomic { leased[OLD] == 0 && att[OLD] <= a && !armed[OLD] && !open[OLD] -> gone(a) }
+	:: atomic { TURN_FREE(OLD) && att[OLD] <= a && !armed[OLD] && !open[OLD] -> gone(a) }
 #endif
 	:: goto stop
 	fi;
 	if
 #ifdef COMPLETE_ANYWAY
-	:: atomic { leased[NEW] == 0 -> trig[NEW] = 0 }
+	:: atomic { TURN_FREE(NEW) -> trig[NEW] = 0 }
 #else
-	:: atomic { leased[NEW] == 0 && att[NEW] == a && open[NEW] -> trig[NEW] = 0 }
+	:: atomic { TURN_FREE(NEW) && att[NEW] == a && open[NEW] -> trig[NEW] = 0 }
 #endif
 	:: goto stop
 	fi;
