@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"strings"
 	"time"
 
@@ -16,12 +15,12 @@ import (
 	"github.com/pgcutover/pgcutover/internal/state"
 )
 
-// How the triggers come and go under load: batches of 50 with a short
-// lock_timeout, a refused batch split into single tables, those that somebody
-// holds last. SHARE UPDATE EXCLUSIVE comes first: it holds no writer up, and
-// sends an autovacuum away. Larger batches or a longer timeout stall clients.
+// How the triggers come and go under load: in batches with a short lock_timeout
+// and with rests between them (see pace), a refused batch split into single
+// tables, those that somebody holds last. SHARE UPDATE EXCLUSIVE comes first: it
+// holds no writer up, and sends an autovacuum away. Larger batches or a longer
+// timeout stall clients.
 const (
-	batchSize   = 50
 	batchWait   = 100 * time.Millisecond
 	oneWait     = 50 * time.Millisecond
 	politeWait  = 200 * time.Millisecond
@@ -59,6 +58,7 @@ func Attach(ctx context.Context, s *pg.Server, bound time.Duration, progress fun
 // the table and who holds it, when the bound has passed. Safe to call again.
 func AttachWith(ctx context.Context, s *pg.Server, o Options) (Changed, error) {
 	w := newWork(s, "making fence triggers", blocker.ShareRowExclusive, o)
+	w.busiestLast = true
 	w.sql = func(t Table) string { return AttachSQL(s.Move(), t) }
 	return w.run(ctx, o.Bound, func(t Table) (bool, error) {
 		if t.Foreign {
@@ -119,6 +119,9 @@ type work struct {
 	watch    *blocker.Watch
 	progress func(string)
 	refused  func(took time.Duration) // told how long a try took that was in vain; may be nil
+	// busiestLast begins with the tables that are written the least; otherwise the
+	// work begins with those that are written the most. See order.
+	busiestLast bool
 
 	total, done int
 	told        time.Time
@@ -164,19 +167,27 @@ func (w *work) list(ctx context.Context, wanted func(Table) (bool, error)) ([]Ta
 			tables = append(tables, t)
 		}
 	}
-	return tables, nil
+	return w.order(ctx, tables)
 }
 
 func (w *work) do(limit context.Context, tables []Table) (Changed, error) {
 	w.total, w.told = len(tables), time.Now()
 	var busy []Table
-	for batch := range slices.Chunk(tables, batchSize) {
+	p := newPace(limit, len(tables))
+	for left := tables; len(left) > 0; {
+		batch := left[:min(p.size, len(left))]
+		left = left[len(batch):]
+		began := time.Now()
 		held, err := w.free(limit, batch)
 		if err != nil {
 			return w.changed(), err
 		}
 		busy = append(busy, held...)
 		w.tell(nil, len(busy))
+		p.saw(len(batch), time.Since(began), len(left))
+		if len(left) > 0 && rest(limit, p.pause) != nil {
+			return w.changed(), w.blocked(limit, left[0])
+		}
 	}
 	err := w.busy(limit, busy)
 	if err == nil && w.total > 0 && w.progress != nil {

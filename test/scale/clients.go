@@ -20,6 +20,7 @@ import (
 // entry is one transaction as its client saw it.
 type entry struct {
 	token        int64
+	pid          uint32   // of its session
 	tables       []string // that it has written a row with its token into
 	began, ended time.Time
 	acked        bool
@@ -148,6 +149,7 @@ func (c *client) transact(ctx context.Context, e *entry) error {
 		c.conn, c.backoff = conn, backoffFirst
 		e.began = time.Now() // what is timed is the transaction
 	}
+	e.pid = c.conn.PgConn().PID()
 	statements, tables := c.script(e.token, c.number, c.random)
 	e.tables = tables
 	_, err := c.conn.PgConn().Exec(ctx, "begin; "+strings.Join(statements, "; ")+"; commit").ReadAll()
@@ -202,6 +204,26 @@ func (l ledger) gap(from, to time.Time) time.Duration {
 		}
 	}
 	return max(longest, to.Sub(last))
+}
+
+// beside returns the longest time between two acknowledgements and the longest
+// transaction between began and ended of those that lie before held or after until.
+func (l ledger) beside(began, ended, held, until time.Time) (gap, longest time.Duration) {
+	apart := func(from, to time.Time) bool { return to.Before(held) || from.After(until) }
+	last := began
+	for _, e := range l {
+		if !e.ended.After(began) || !e.ended.Before(ended) || !e.acked {
+			continue
+		}
+		if apart(last, e.ended) {
+			gap = max(gap, e.ended.Sub(last))
+		}
+		if apart(e.began, e.ended) {
+			longest = max(longest, e.ended.Sub(e.began))
+		}
+		last = e.ended
+	}
+	return gap, longest
 }
 
 // counts sums up the transactions that ended between from and to.

@@ -87,12 +87,17 @@ func (l locks) run(ctx context.Context, say func(string, ...any)) (o outcome, er
 	if err != nil {
 		return o, err
 	}
+	watching, err := w.observe(ctx)
+	if err != nil {
+		return o, err
+	}
 	began := time.Now()
 	wait(ctx, 2*settle)
 	until := time.Now()
 	err = l.turns(ctx, w, t, move, &o)
 	wait(ctx, settle)
 	ledger, stopped := writing.end()
+	stopped = errors.Join(stopped, watching.end(o.Turns, ledger, say))
 	o.measure(ledger, began, until)
 	if err := errors.Join(err, stopped); err != nil {
 		return o, err

@@ -3,6 +3,7 @@
 //	many     10,000 tables and as many sequences: how long do writers wait?
 //	locks    30,000 tables, more than the lock table of a server with default
 //	         settings has room for: cutover, undo, rollback and abort work
+//	triggers the fence's triggers of as many tables come and go beside writers
 //	hostile  clients that deadlock with each other, and LOCK TABLE: the freeze
 //	         gets through, and no deadlock is the tool's
 //
@@ -54,20 +55,22 @@ type settings struct {
 	tables, scope, lockTables int
 	clients, rate, turns      int
 	quiet                     time.Duration
+	explain                   bool
 }
 
 func readSettings(args []string) (settings, error) {
 	var s settings
 	f := flag.NewFlagSet("scale", flag.ContinueOnError)
-	f.StringVar(&s.cases, "cases", env("CASES", "many,locks,hostile,hostile-lock"), "cases, separated by commas")
+	f.StringVar(&s.cases, "cases", env("CASES", "many,locks,triggers,hostile,hostile-lock"), "cases, separated by commas")
 	f.StringVar(&s.pair, "pair", env("PAIR", "15:18"), "majors, old:new")
 	f.IntVar(&s.tables, "tables", number("TABLES", 10_000), "tables of case many, each with a sequence")
 	f.IntVar(&s.scope, "scope", number("SCOPE", 500), "how many of them are in scope; the fence stands on all (10000 take Postgres twenty minutes to copy)")
-	f.IntVar(&s.lockTables, "lock-tables", number("LOCK_TABLES", 30_000), "tables of case locks; 300 of them are in scope")
+	f.IntVar(&s.lockTables, "lock-tables", number("LOCK_TABLES", 30_000), "tables of the cases locks and triggers; 300 of them are in scope")
 	f.IntVar(&s.clients, "clients", number("CLIENTS", 16), "client connections")
 	f.IntVar(&s.rate, "rate", number("RATE", 500), "transactions per second of all together")
 	f.IntVar(&s.turns, "turns", number("TURNS", 6), "cutovers and rollbacks, by turns, of the hostile cases")
 	f.DurationVar(&s.quiet, "quiet", 20*time.Second, "how long the hostile clients write before")
+	f.BoolVar(&s.explain, "explain", os.Getenv("EXPLAIN") != "", "tell what the longest transactions of all cases but the hostile ones waited for")
 	if err := f.Parse(args); err != nil {
 		return s, err
 	}
@@ -99,7 +102,7 @@ func number(name string, otherwise int) int {
 const defaultLocks = 64
 
 func (s settings) runners() ([]runner, error) {
-	servers := bootOptions{Durable: true, Locks: defaultLocks}
+	servers := bootOptions{Durable: true, Locks: defaultLocks, Explain: s.explain}
 	if _, err := fmt.Sscanf(s.pair, "%d:%d", &servers.Old, &servers.New); err != nil {
 		return nil, fmt.Errorf("reading the pair %q: %w", s.pair, err)
 	}
@@ -107,9 +110,10 @@ func (s settings) runners() ([]runner, error) {
 	locking := fight
 	locking.Locking = true
 	known := map[string]runner{
-		"many":    many{bootOptions: servers, InScope: min(s.scope, s.tables), OutOfScope: max(s.tables-s.scope, 0), Clients: s.clients, Rate: s.rate, Back: true},
-		"locks":   locks{bootOptions: servers, InScope: min(300, s.lockTables), OutOfScope: max(s.lockTables-300, 0), Clients: s.clients, Rate: s.rate},
-		"hostile": fight, "hostile-lock": locking,
+		"many":     many{bootOptions: servers, InScope: min(s.scope, s.tables), OutOfScope: max(s.tables-s.scope, 0), Clients: s.clients, Rate: s.rate, Back: true},
+		"locks":    locks{bootOptions: servers, InScope: min(300, s.lockTables), OutOfScope: max(s.lockTables-300, 0), Clients: s.clients, Rate: s.rate},
+		"triggers": triggers{bootOptions: servers, Busy: min(300, s.lockTables), Idle: max(s.lockTables-300, 0), Clients: s.clients, Rate: s.rate, Rounds: 2},
+		"hostile":  fight, "hostile-lock": locking,
 	}
 	var all []runner
 	for _, name := range strings.Split(s.cases, ",") {

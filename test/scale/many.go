@@ -58,6 +58,10 @@ func (m many) run(ctx context.Context, say func(string, ...any)) (o outcome, err
 	if err != nil {
 		return o, err
 	}
+	watching, err := w.observe(ctx)
+	if err != nil {
+		return o, err
+	}
 	began := time.Now()
 	wait(ctx, 2*settle)
 	until := time.Now()
@@ -67,6 +71,7 @@ func (m many) run(ctx context.Context, say func(string, ...any)) (o outcome, err
 	}
 	wait(ctx, settle)
 	ledger, stopped := writing.end()
+	stopped = errors.Join(stopped, watching.end(o.Turns, ledger, say))
 	o.measure(ledger, began, until)
 	if err := errors.Join(err, stopped); err != nil {
 		return o, err

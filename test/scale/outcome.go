@@ -99,9 +99,10 @@ func (o *outcome) wrong() error {
 	return errors.Join(errs...)
 }
 
-// The goals: what a pause may be where there is much of everything, and how
-// often the gate may be asked for.
+// The goals: what a pause may be where there is much of everything, how long
+// clients may be held up besides, and how often the gate may be asked for.
 const (
+	mostBeside   = 300 * time.Millisecond
 	mostPause    = 500 * time.Millisecond
 	mostAttempts = 2
 )
@@ -109,6 +110,10 @@ const (
 // judge compares with the goals.
 func (o *outcome) judge() {
 	for _, r := range o.Turns {
+		if o.Deadlocks == nil && r.Clients.Transactions > 0 {
+			o.goal(r.What+": longest time without an acknowledged write beside the pause, ms", milliseconds(mostBeside), r.GapBesideMS)
+			o.goal(r.What+": longest transaction beside the pause, ms", milliseconds(mostBeside), r.LongestBesideMS)
+		}
 		if r.PauseMS == 0 {
 			continue
 		}
@@ -127,11 +132,11 @@ func (o *outcome) print(w io.Writer) error {
 	fmt.Fprintf(w, "\n%s, %s: %d tables (%d in scope), %d sequences, max_locks_per_transaction = %d\n", o.Case, o.Pair, o.Tables, o.InScope, o.Sequences, o.Locks)
 	fmt.Fprintf(w, "start took %.1f s: %s\n", o.StartMS/1000, listed(o.Start))
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(table, "\ttook s\tpause ms\tgap ms\tfreeze attempts\ttransactions\tlongest ms\tp99 ms\tfailures\t\n")
-	fmt.Fprintf(table, "no cutover\t%.1f\t\t\t\t%d\t%.0f\t%.0f\t%v\t\n", o.QuietMS/1000, o.Quiet.Transactions, o.Quiet.LongestMS, o.Quiet.P99MS, o.Quiet.Codes)
+	fmt.Fprintf(table, "\ttook s\tpause ms\tgap ms\tfreeze attempts\ttransactions\tlongest ms\tp99 ms\tbeside the pause: gap ms\tlongest ms\tfailures\t\n")
+	fmt.Fprintf(table, "no cutover\t%.1f\t\t\t\t%d\t%.0f\t%.0f\t\t\t%v\t\n", o.QuietMS/1000, o.Quiet.Transactions, o.Quiet.LongestMS, o.Quiet.P99MS, o.Quiet.Codes)
 	for _, r := range o.Turns {
-		fmt.Fprintf(table, "%s\t%.1f\t%.1f\t%.1f\t%.0f\t%d\t%.0f\t%.0f\t%v\t\n", r.What, r.TookMS/1000, r.PauseMS, r.GapMS, r.fact("freeze", "attempts"),
-			r.Clients.Transactions, r.Clients.LongestMS, r.Clients.P99MS, r.Clients.Codes)
+		fmt.Fprintf(table, "%s\t%.1f\t%.1f\t%.1f\t%.0f\t%d\t%.0f\t%.0f\t%.0f\t%.0f\t%v\t\n", r.What, r.TookMS/1000, r.PauseMS, r.GapMS, r.fact("freeze", "attempts"),
+			r.Clients.Transactions, r.Clients.LongestMS, r.Clients.P99MS, r.GapBesideMS, r.LongestBesideMS, r.Clients.Codes)
 	}
 	if err := table.Flush(); err != nil {
 		return err

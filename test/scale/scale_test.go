@@ -72,6 +72,21 @@ func TestSmallLockTable(t *testing.T) {
 	}
 }
 
+func TestTriggers(t *testing.T) {
+	t.Parallel()
+	small := servers(t, defaultLocks, nil)
+	small.Explain = true
+	o := done(t, triggers{bootOptions: small, Busy: 100, Idle: 900, Clients: 4, Rate: 200, Rounds: 1})
+	if len(o.Turns) != 2 {
+		t.Fatalf("%+v", o)
+	}
+	for _, r := range o.Turns {
+		if r.fact(r.What, "tables") != 1000 || r.Clients.Acknowledged == 0 || r.LongestBesideMS <= 0 || r.LongestBesideMS > roomyPause {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
 // Clients that deadlock with each other and LOCK TABLE, beside a lease that keeps
 // DDL out: both get on. Before the lease gave way nobody did.
 func TestHostileClients(t *testing.T) {

@@ -54,6 +54,11 @@ type turned struct {
 	TookMS  float64 `json:"took_ms"`
 	PauseMS float64 `json:"pause_ms,omitempty"` // from the frozen gate to the open server, by the tool's clock
 	GapMS   float64 `json:"gap_ms,omitempty"`   // longest time without an acknowledged write while it ran
+	// The same, and the longest transaction, before and after the time in which
+	// writers are held up on purpose: by the preparation and by the tidying up.
+	GapBesideMS     float64 `json:"gap_beside_pause_ms"`
+	LongestBesideMS float64 `json:"longest_beside_pause_ms"`
+
 	Steps   []timed `json:"steps"`
 	Clients counts  `json:"clients"`
 	// SlowestIn names the steps during which the longest transaction ran.
@@ -107,9 +112,29 @@ func (r *turned) measure(l ledger) {
 	until := r.ended.Add(settle)
 	r.GapMS = milliseconds(l.gap(r.began, until))
 	r.Clients = l.counts(r.began, until)
+	from, to := r.held()
+	gap, longest := l.beside(r.began, until, from, to)
+	r.GapBesideMS, r.LongestBesideMS = milliseconds(gap), milliseconds(longest)
 	if slow := l.slowest(r.began, until); slow.token != 0 {
 		r.SlowestIn = r.during(slow.began, slow.ended)
 	}
+}
+
+// held is from when to when writers are held up: from the freeze until the target
+// is open and the clients' sessions have moved there, or the freeze is undone.
+func (r *turned) held() (from, to time.Time) {
+	for _, s := range r.Steps {
+		switch end := s.began.Add(time.Duration(s.MS * float64(time.Millisecond))); s.Name {
+		case "pause", "freeze":
+			if from.IsZero() {
+				from = s.began
+			}
+			to = end
+		case "switch", "undo freeze":
+			to = end
+		}
+	}
+	return from, to
 }
 
 // during names the steps, or undos, that ran between from and to.

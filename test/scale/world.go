@@ -20,6 +20,7 @@ import (
 type world struct {
 	old, new *pgserver.Cluster
 	durable  bool
+	explain  bool
 	say      func(format string, args ...any)
 }
 
@@ -36,6 +37,7 @@ type bootOptions struct {
 	Durable  bool // fsync from the beginning; else from the first write on, which the gates insist on
 	Locks    int  // max_locks_per_transaction of both
 	Settings map[string]string
+	Explain  bool // tell what the longest transactions waited for
 }
 
 // settings are PostgreSQL's own defaults where they bear on the size of the lock
@@ -55,7 +57,7 @@ func (o bootOptions) settings() map[string]string {
 
 // boot starts both servers and makes an empty database on each.
 func boot(ctx context.Context, o bootOptions, say func(string, ...any)) (*world, error) {
-	w := &world{durable: o.Durable, say: say}
+	w := &world{durable: o.Durable, explain: o.Explain, say: say}
 	if err := pgserver.Install(ctx, func(text string) { say("%s", text) }, o.Old, o.New); err != nil {
 		return nil, err
 	}
