@@ -39,9 +39,9 @@ const busyBound = 5 * time.Second
 // aheadFacts remember what each sequence on the target was given, for the comparison
 // after the switch.
 type aheadFacts struct {
-	Triggers int                `json:"triggers"`
-	Ended    []blocker.Ended    `json:"ended,omitempty"` // sessions that were in the way
-	Given    []sequences.Change `json:"given,omitempty"`
+	Triggers int             `json:"triggers"`
+	Ended    []blocker.Ended `json:"ended,omitempty"` // sessions that were in the way
+	Given    given           `json:"given,omitempty"`
 }
 
 func (c *Cutover) ahead(ctx context.Context) (any, error) {

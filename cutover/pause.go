@@ -9,7 +9,6 @@ import (
 	"github.com/pgcutover/pgcutover/internal/hint"
 	"github.com/pgcutover/pgcutover/internal/state"
 	"github.com/pgcutover/pgcutover/internal/step"
-	"github.com/pgcutover/pgcutover/sequences"
 	"github.com/pgcutover/pgcutover/traffic"
 )
 
@@ -42,7 +41,7 @@ type pauseFacts struct {
 	Poolers []string `json:"poolers,omitempty"`
 	TookMS  float64  `json:"took_ms"`
 	// Again are the sequences that were set again before the poolers were paused.
-	Again []sequences.Change `json:"again,omitempty"`
+	Again given `json:"again,omitempty"`
 }
 
 // pausePoolers pauses all of them or none. A pooler, unlike a lock, stays paused

@@ -65,9 +65,9 @@ func (c *Cutover) setSequencesAhead(ctx context.Context) error {
 
 // sequenceFacts are what was set in the pause, or after the switch.
 type sequenceFacts struct {
-	Read  int                `json:"read"`
-	Again []sequences.Change `json:"again,omitempty"`
-	TookM float64            `json:"took_ms"`
+	Read  int     `json:"read"`
+	Again given   `json:"again,omitempty"`
+	TookM float64 `json:"took_ms"`
 }
 
 func (c *Cutover) setSequencesAgain(ctx context.Context) (any, error) {

@@ -288,7 +288,7 @@ func (d *doctor) fix(ctx context.Context, name string, before []Finding) ([]Find
 			found[i].Error = err.Error() // the lock is lost, or the run interrupted
 			continue
 		}
-		limit, cancel := context.WithTimeoutCause(held, 2*mendBound, pg.ErrTimeout)
+		limit, cancel := context.WithTimeoutCause(held, mendAll, pg.ErrTimeout)
 		if err := f.Mend(limit); err != nil {
 			found[i].Error = err.Error()
 		}
