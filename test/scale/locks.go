@@ -83,23 +83,12 @@ func (l locks) run(ctx context.Context, say func(string, ...any)) (o outcome, er
 	if err := w.tooSmall(ctx); err != nil {
 		return o, err
 	}
-	writing, err := w.write(ctx, load{clients: l.Clients, rate: l.Rate, script: anywhere(l.InScope)})
+	ledger, err := w.under(ctx, load{clients: l.Clients, rate: l.Rate, script: anywhere(l.InScope)}, &o, say, func() error {
+		err := l.turns(ctx, w, t, move, &o)
+		wait(ctx, settle)
+		return err
+	})
 	if err != nil {
-		return o, err
-	}
-	watching, err := w.observe(ctx)
-	if err != nil {
-		return o, err
-	}
-	began := time.Now()
-	wait(ctx, 2*settle)
-	until := time.Now()
-	err = l.turns(ctx, w, t, move, &o)
-	wait(ctx, settle)
-	ledger, stopped := writing.end()
-	stopped = errors.Join(stopped, watching.end(o.Turns, ledger, say))
-	o.measure(ledger, began, until)
-	if err := errors.Join(err, stopped); err != nil {
 		return o, err
 	}
 	if o.Proof, err = ledger.prove(ctx, w.serving(false)); err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"time"
 )
 
 // many is a cutover of very many tables and sequences, with live writers.
@@ -54,26 +53,16 @@ func (m many) run(ctx context.Context, say func(string, ...any)) (o outcome, err
 	if err := o.started(t, func() error { return start(ctx, move) }); err != nil {
 		return o, err
 	}
-	writing, err := w.write(ctx, load{clients: m.Clients, rate: m.Rate, script: anywhere(m.InScope)})
-	if err != nil {
-		return o, err
-	}
-	watching, err := w.observe(ctx)
-	if err != nil {
-		return o, err
-	}
-	began := time.Now()
-	wait(ctx, 2*settle)
-	until := time.Now()
-	if err = o.there(ctx, t, move, true); err == nil && m.Back {
+	ledger, err := w.under(ctx, load{clients: m.Clients, rate: m.Rate, script: anywhere(m.InScope)}, &o, say, func() error {
+		err := o.there(ctx, t, move, true)
+		if err == nil && m.Back {
+			wait(ctx, settle)
+			err = o.there(ctx, t, move, false)
+		}
 		wait(ctx, settle)
-		err = o.there(ctx, t, move, false)
-	}
-	wait(ctx, settle)
-	ledger, stopped := writing.end()
-	stopped = errors.Join(stopped, watching.end(o.Turns, ledger, say))
-	o.measure(ledger, began, until)
-	if err := errors.Join(err, stopped); err != nil {
+		return err
+	})
+	if err != nil {
 		return o, err
 	}
 	o.Proof, err = ledger.prove(ctx, w.serving(!m.Back))

@@ -41,22 +41,10 @@ func (c triggers) run(ctx context.Context, say func(string, ...any)) (o outcome,
 	if err := installed(ctx, s); err != nil {
 		return o, err
 	}
-	writing, err := w.write(ctx, load{clients: c.Clients, rate: c.Rate, script: anywhere(c.Busy)})
+	ledger, err := w.under(ctx, load{clients: c.Clients, rate: c.Rate, script: anywhere(c.Busy)}, &o, say, func() error {
+		return c.rounds(ctx, s, &o)
+	})
 	if err != nil {
-		return o, err
-	}
-	watching, err := w.observe(ctx)
-	if err != nil {
-		return o, err
-	}
-	began := time.Now()
-	wait(ctx, 2*settle)
-	until := time.Now()
-	err = c.rounds(ctx, s, &o)
-	ledger, stopped := writing.end()
-	stopped = errors.Join(stopped, watching.end(o.Turns, ledger, say))
-	o.measure(ledger, began, until)
-	if err := errors.Join(err, stopped); err != nil {
 		return o, err
 	}
 	o.Proof, err = ledger.prove(ctx, w.serving(false))

@@ -55,6 +55,27 @@ select a.pid, coalesce(a.usename = $1, false),
 // lookEvery is how often each server is looked at.
 const lookEvery = 20 * time.Millisecond
 
+// under does something while clients write, and measures in o what became of
+// them: first for a while in which nothing is done. It returns their ledger.
+func (w *world) under(ctx context.Context, l load, o *outcome, say func(string, ...any), do func() error) (ledger, error) {
+	writing, err := w.write(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	watching, err := w.observe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	wait(ctx, 2*settle)
+	until := time.Now()
+	err = do()
+	told, stopped := writing.end()
+	stopped = errors.Join(stopped, watching.end(o.Turns, told, say))
+	o.measure(told, began, until)
+	return told, errors.Join(err, stopped)
+}
+
 // observe begins to look at both servers, if that is wanted: it takes a few
 // hundredths of a processor.
 func (w *world) observe(ctx context.Context) (*watch, error) {
