@@ -251,6 +251,10 @@ func (c *Cutover) unlock(ctx context.Context) {
 		c.lease.Close(ctx)
 		c.lease = nil
 	}
+	if c.closed != nil {
+		<-c.closed.done // the session is gone
+		c.closed = nil
+	}
 	if c.ours != nil {
 		c.ours()
 		c.ours = nil

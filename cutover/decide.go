@@ -168,13 +168,13 @@ func (c *Cutover) beginClosing(ctx context.Context) {
 	if c.closed != nil {
 		return
 	}
-	closing := &closed{done: make(chan struct{})}
+	closing, lease := &closed{done: make(chan struct{})}, c.lease
 	c.closed = closing
 	go func() {
 		defer close(closing.done)
 		// Each statement has its bound. Cut off, it would cost the session.
 		limit := context.WithoutCancel(ctx)
-		closing.err = c.lease.Transaction(func(q state.Querier) error { return c.close(limit, q) })
+		closing.err = lease.Transaction(func(q state.Querier) error { return c.close(limit, q) })
 	}()
 }
 
