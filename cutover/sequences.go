@@ -136,7 +136,7 @@ type reading struct {
 // whoever calls nextval after this might as well call it after the decision.
 func (c *Cutover) readSequences(ctx context.Context) {
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.remaining())
-	r := &reading{done: make(chan struct{}), cancel: cancel}
+	r, before := &reading{done: make(chan struct{}), cancel: cancel}, c.reading
 	c.reading = r
 	read := func() ([]sequences.Value, error) { // by a run that was resumed
 		return sequences.ReadCalled(limit, c.source().Pool(), c.source().Version(), c.refs())
@@ -147,6 +147,9 @@ func (c *Cutover) readSequences(ctx context.Context) {
 	go func() {
 		defer cancel()
 		defer close(r.done)
+		if before != nil { // the session does one thing at a time
+			<-before.done
+		}
 		r.values, r.err = read()
 	}()
 }

@@ -109,6 +109,9 @@ func TestStepsTwice(t *testing.T) {
 			}
 			m.twice(t, "doing "+s.Name, func() error {
 				_, err := s.Do(t.Context())
+				if i == final && err == nil { // the guard opens new by itself, half a second later at the most
+					until(t, "new to be open", func() (bool, error) { return pgtest.Value[bool](t, m.newURL, `select open from pgcutover.turn`), nil })
+				}
 				return err
 			})
 		}
