@@ -213,7 +213,7 @@ func TestWriteEntriesBesideAnEditor(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "databases.ini")
 	check(t, os.WriteFile(path, []byte("shop = host=old port=1\nz = host=0\n"), 0o600))
 	d := NewPgBouncer(PgBouncerOptions{Databases: []string{"shop"}, File: path})
-	stop, edited := make(chan struct{}), make(chan int)
+	stop, edited, first := make(chan struct{}), make(chan int), make(chan struct{})
 	go func() { // changes another entry, as long as it can
 		n := 0
 		defer func() { edited <- n }()
@@ -230,10 +230,13 @@ func TestWriteEntriesBesideAnEditor(t *testing.T) {
 			next := strings.Replace(string(text), "z = host="+strconv.Itoa(n), "z = host="+strconv.Itoa(n+1), 1)
 			s, err := stage(context.Background(), path, text, []byte(next))
 			if err == nil && s.replace() == nil {
-				n++
+				if n++; n == 1 {
+					close(first)
+				}
 			}
 		}
 	}()
+	<-first
 	for round := range 50 {
 		to := PoolerEndpoint{Host: "h" + strconv.Itoa(round), Port: 5432, Database: "shop"}
 		if _, err := d.writeEntries(t.Context(), to); err != nil && !errors.Is(err, errFileChanged) {
