@@ -67,10 +67,11 @@ func (c *Cutover) decideStatements() ([]step.Statement, error) {
 		revoke = append(revoke, step.Statement{Server: source, SQL: sql, Why: "in the lease's transaction, before the pause"})
 	}
 	return append(append(revoke, step.Statement{Server: source, SQL: fence.CommentSQL(c.source(), time.Now()), Why: "in the lease's transaction, before the pause"}), []step.Statement{
-		{Server: source, SQL: fence.ClosedSQL(c.source(), c.Settings.OnClosed, c.identity().Database, time.Now()), Why: "close the fence"},
+		{Server: source, SQL: fence.ClosedSQL(c.source(), c.Settings.OnClosed, c.identity().Database, time.Now()), Why: "close the fence; this and the next three in the lease's transaction, beside the drain"},
 		{Server: source, SQL: fence.ReadOnlySQL(c.source().Database(), true), Why: "what multihost clients look at"},
 		{Server: source, SQL: closeTurnSQL},
 		{Server: source, SQL: c.decideSQL()},
+		{Server: string(c.Direction.Target()), SQL: fence.PrepareOpenSQL, Why: "if it can be had at once; step open commits it"},
 		{Server: source, SQL: "commit", Why: "the point of no return"},
 	}...), nil
 }

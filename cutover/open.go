@@ -55,6 +55,9 @@ func (c *Cutover) openPrepared(ctx context.Context) bool {
 	}
 	err := c.opening.Commit(ctx)
 	c.dropOpening(ctx)
+	if err != nil {
+		step.Progress(ctx, "what was prepared could not be used: %v", err)
+	}
 	return err == nil
 }
 

@@ -2,6 +2,7 @@ package cutover_test
 
 import (
 	"encoding/json"
+	"slices"
 	"testing"
 	"time"
 
@@ -84,5 +85,54 @@ func (h *heldUp) StepDone(s step.Step, facts any, took time.Duration) {
 	h.reporting.StepDone(s, facts, took)
 	if s.Final {
 		h.act()
+	}
+}
+
+// What a busy sequence has used up is given to it again before the clients have
+// to wait, not while they do.
+func TestBusySequencesGetRoomBeforeThePause(t *testing.T) {
+	eachPair(t, func(t *testing.T, pair pgtest.Pair) {
+		m := started(t, pair)
+		pgtest.Exec(t, m.oldURL, `create sequence public.busy`)
+		pgtest.Exec(t, m.newURL, `set default_transaction_read_only = off`, `create sequence public.busy`)
+		m.Options.Margin = 1000
+		report := &reporting{facts: map[string]any{}}
+		c := m.cutover(t)
+		c.Observer = &leased{reporting: report, act: func() {
+			pgtest.Exec(t, m.oldURL, `select count(nextval('public.busy')) from generate_series(1, 700)`)
+		}}
+		if err := c.Run(t.Context(), t.Context()); err != nil {
+			t.Fatalf("%v\n%s", err, hint.Of(err))
+		}
+		type named struct{ Name string }
+		var pause, again struct{ Again []named }
+		for name, into := range map[string]any{"pause": &pause, "sequences": &again} {
+			text, err := json.Marshal(report.facts[name])
+			if err == nil {
+				err = json.Unmarshal(text, into)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !slices.Contains(pause.Again, named{"busy"}) || slices.Contains(again.Again, named{"busy"}) {
+			t.Errorf("set again before the pause: %v, in it: %v", pause.Again, again.Again)
+		}
+		if next := pgtest.Value[int64](t, m.newURL, `select nextval('public.busy')`); next < 1700 {
+			t.Errorf("new hands out %d", next)
+		}
+	})
+}
+
+// leased acts when the lease has begun.
+type leased struct {
+	*reporting
+	act func()
+}
+
+func (l *leased) StepDone(s step.Step, facts any, took time.Duration) {
+	l.reporting.StepDone(s, facts, took)
+	if s.Name == "lease" {
+		l.act()
 	}
 }

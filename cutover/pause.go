@@ -24,6 +24,10 @@ func (c *Cutover) pauseStep() step.Step {
 		UndoBound: pauseBound,
 		Do:        c.pausePoolers,
 		Undo:      c.endPause,
+		Statements: step.Fixed(step.Statement{
+			Server: string(c.Direction.Target()), SQL: setAgainSQL,
+			Why: "only those that used up a quarter of their margin since step ahead, before the poolers are paused",
+		}),
 	}
 }
 

@@ -24,9 +24,12 @@ func (c *Cutover) sequencesStep() step.Step {
 		Bound:      c.Settings.MaxPause,
 		Do:         c.setSequencesAgain,
 		Behind:     true,
-		Statements: step.Fixed(step.Statement{Server: string(c.Direction.Target()), SQL: "select setval(<sequence>, <value>, false)", Why: "only those that outran their margin since step ahead"}),
+		Statements: step.Fixed(step.Statement{Server: string(c.Direction.Target()), SQL: setAgainSQL, Why: "only those that outran their margin since step ahead"}),
 	}
 }
+
+// setAgainSQL sets a sequence that outran what it was given, for people to read.
+const setAgainSQL = "select setval(<sequence>, <value>, false)"
 
 // planSequences reads both servers and says what each sequence on the target is
 // to be set to.

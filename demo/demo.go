@@ -145,7 +145,7 @@ const createDatabaseSQL = `create database shop owner shop_app`
 // would, and the shop on old.
 func (r *run) prepare(ctx context.Context) error {
 	for _, c := range []*pgserver.Cluster{r.old, r.new} {
-		if err := execute(ctx, c.URL("postgres"), createRoleSQL, createDatabaseSQL); err != nil {
+		if err := pgserver.Execute(ctx, c.URL("postgres"), createRoleSQL, createDatabaseSQL); err != nil {
 			return err
 		}
 	}
@@ -156,20 +156,6 @@ func (r *run) prepare(ctx context.Context) error {
 	}
 	defer pg.Close(ctx, conn)
 	return workload.Create(ctx, conn, workload.LoadOptions{Rows: r.Rows})
-}
-
-func execute(ctx context.Context, url string, statements ...string) error {
-	conn, err := pgx.Connect(ctx, url)
-	if err != nil {
-		return fmt.Errorf("connecting: %w", err)
-	}
-	defer pg.Close(ctx, conn)
-	for _, sql := range statements {
-		if _, err := conn.Exec(ctx, sql); err != nil {
-			return fmt.Errorf("running %q: %w", sql, err)
-		}
-	}
-	return nil
 }
 
 // asApp is the application's connection string: an ordinary role.

@@ -25,7 +25,10 @@ type Opening struct {
 // it: were the tool stopped just then, clients would have no server that long.
 const openingIdle = 500 * time.Millisecond
 
-// openingBegin begins the transaction of an opening.
+// PrepareOpenSQL is what PrepareOpen does, for people to read.
+const PrepareOpenSQL = "begin;" + openingBegin + ";\n" + TryOpenSQL
+
+// openingBegin comes first in the transaction of an opening.
 const openingBegin = `
 set local synchronous_commit = on;
 set local idle_in_transaction_session_timeout = '500ms';

@@ -75,6 +75,11 @@ func TestFreezeYields(t *testing.T) {
 		if !heldUp(err) || frozen.Attempts != 0 {
 			t.Errorf("%+v, %v", frozen, err)
 		}
+		// Who has just looked tries once before it looks again.
+		frozen, err = l.Freeze(t.Context(), publisher.FreezeOptions{LockTimeout: 30 * time.Millisecond, Attempts: 20, Yield: true, Looked: true})
+		if !heldUp(err) || frozen.Attempts != 1 {
+			t.Errorf("having looked: %+v, %v", frozen, err)
+		}
 		if err := l.Alive(); err != nil {
 			t.Error(err)
 		}

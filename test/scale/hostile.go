@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"github.com/pgcutover/pgcutover/internal/pgserver"
 )
 
 // hostile is a load that deadlocks with itself: two groups of clients touch the
@@ -80,7 +82,7 @@ func (h hostile) run(ctx context.Context, say func(string, ...any)) (o outcome, 
 		return o, err
 	}
 	defer func() { err = errors.Join(err, w.close()) }()
-	if err := errors.Join(w.fill(ctx, h.Tables, 0), run(ctx, asApp(w.old), fmt.Sprintf(rowsSQL, busy, h.Tables, h.Rows))); err != nil {
+	if err := errors.Join(w.fill(ctx, h.Tables, 0), pgserver.Execute(ctx, asApp(w.old), fmt.Sprintf(rowsSQL, busy, h.Tables, h.Rows))); err != nil {
 		return o, err
 	}
 	t := &times{say: say}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pgcutover/pgcutover/internal/pg"
+	"github.com/pgcutover/pgcutover/internal/pgserver"
 	"github.com/pgcutover/pgcutover/upgrade"
 )
 
@@ -42,7 +43,7 @@ end $$`
 
 // tooSmall proves that the lock table has not room for all tables.
 func (w *world) tooSmall(ctx context.Context) error {
-	err := run(ctx, w.old.URL(database), lockAllSQL)
+	err := pgserver.Execute(ctx, w.old.URL(database), lockAllSQL)
 	if pg.IsCode(err, outOfSharedMemory) {
 		return nil
 	}

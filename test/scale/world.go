@@ -73,7 +73,7 @@ func boot(ctx context.Context, o bootOptions, say func(string, ...any)) (*world,
 				return err
 			}
 			*c.into = cluster
-			return run(starting, cluster.URL("postgres"), "create role "+appRole+" login", "create database "+database+" owner "+appRole)
+			return pgserver.Execute(starting, cluster.URL("postgres"), "create role "+appRole+" login", "create database "+database+" owner "+appRole)
 		})
 	}
 	if err := group.Wait(); err != nil {
@@ -95,7 +95,7 @@ func (w *world) close() error {
 // restart restarts both servers with a setting changed.
 func (w *world) restart(ctx context.Context, setting string) error {
 	for _, c := range []*pgserver.Cluster{w.old, w.new} {
-		if err := run(ctx, c.URL("postgres"), setting, "checkpoint"); err != nil { // a long one would not end within the bound of a stop
+		if err := pgserver.Execute(ctx, c.URL("postgres"), setting, "checkpoint"); err != nil { // a long one would not end within the bound of a stop
 			return err
 		}
 		if err := c.Restart(ctx); err != nil {
@@ -119,7 +119,7 @@ func asApp(c *pgserver.Cluster) string {
 func (w *world) write(ctx context.Context, l load) (*clients, error) {
 	if !w.durable {
 		for _, c := range []*pgserver.Cluster{w.old, w.new} {
-			if err := run(ctx, c.URL("postgres"), "alter system set fsync = on", "alter system set full_page_writes = on", "select pg_reload_conf()"); err != nil {
+			if err := pgserver.Execute(ctx, c.URL("postgres"), "alter system set fsync = on", "alter system set full_page_writes = on", "select pg_reload_conf()"); err != nil {
 				return nil, err
 			}
 		}
@@ -137,21 +137,6 @@ func (w *world) serving(cutOver bool) string {
 		return w.new.URL(database)
 	}
 	return w.old.URL(database)
-}
-
-// run runs statements, one by one, in a session of its own.
-func run(ctx context.Context, address string, statements ...string) error {
-	conn, err := pgx.Connect(ctx, address)
-	if err != nil {
-		return fmt.Errorf("connecting: %w", err)
-	}
-	defer pg.Close(ctx, conn)
-	for _, sql := range statements {
-		if _, err := conn.Exec(ctx, sql); err != nil {
-			return fmt.Errorf("running %q: %w", sql, err)
-		}
-	}
-	return nil
 }
 
 // The two schemas: what is in scope when not all is, and the rest.
@@ -185,11 +170,11 @@ func (w *world) fill(ctx context.Context, inBusy, inIdle int) error {
 		}
 	}
 	began := time.Now()
-	err := run(ctx, asApp(w.old), statements...)
+	err := pgserver.Execute(ctx, asApp(w.old), statements...)
 	if err == nil {
 		// As on a server that has lived for a while: the catalogs' statistics are
 		// there, and no autovacuum of a new table comes in between.
-		err = run(ctx, w.old.URL(database), "vacuum (analyze)")
+		err = pgserver.Execute(ctx, w.old.URL(database), "vacuum (analyze)")
 	}
 	w.say("made %d tables with their sequences on old in %.1f s", inBusy+inIdle, time.Since(began).Seconds())
 	return err

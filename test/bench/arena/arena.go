@@ -9,10 +9,8 @@ import (
 	"net/url"
 	"strconv"
 
-	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/pgserver"
 )
 
@@ -90,14 +88,14 @@ func (a *Arena) start(ctx context.Context) error {
 
 // template makes the role and a database with the statements in it, as the role.
 func (a *Arena) template(ctx context.Context, c *pgserver.Cluster, name string, statements []string) error {
-	if err := Exec(ctx, c.URL("postgres"), "create role "+AppRole+" login", "create database "+name+" owner "+AppRole); err != nil {
+	if err := pgserver.Execute(ctx, c.URL("postgres"), "create role "+AppRole+" login", "create database "+name+" owner "+AppRole); err != nil {
 		return err
 	}
-	if err := Exec(ctx, AsApp(c, name), statements...); err != nil {
+	if err := pgserver.Execute(ctx, AsApp(c, name), statements...); err != nil {
 		return err
 	}
 	// A freeze now spares the runs the hint bits and the first autovacuum.
-	return Exec(ctx, c.URL(name), "vacuum (freeze, analyze)", "checkpoint")
+	return pgserver.Execute(ctx, c.URL(name), "vacuum (freeze, analyze)", "checkpoint")
 }
 
 // Close stops the servers and removes their data.
@@ -127,10 +125,10 @@ func (a *Arena) Pair(ctx context.Context, emptyNew bool) (*Pair, error) {
 	if emptyNew {
 		from = "template1"
 	}
-	if err := Exec(ctx, a.Old.URL("postgres"), fmt.Sprintf("create database %s template %s owner %s", p.Name, seed, AppRole)); err != nil {
+	if err := pgserver.Execute(ctx, a.Old.URL("postgres"), fmt.Sprintf("create database %s template %s owner %s", p.Name, seed, AppRole)); err != nil {
 		return nil, err
 	}
-	return p, Exec(ctx, a.New.URL("postgres"), fmt.Sprintf("create database %s template %s owner %s", p.Name, from, AppRole))
+	return p, pgserver.Execute(ctx, a.New.URL("postgres"), fmt.Sprintf("create database %s template %s owner %s", p.Name, from, AppRole))
 }
 
 // OldURL and NewURL are the connection strings of the superuser, AppOld and
@@ -154,19 +152,4 @@ func AsApp(c *pgserver.Cluster, database string) string {
 	}
 	u.User = url.User(AppRole)
 	return u.String()
-}
-
-// Exec runs statements, one by one, in a session of its own.
-func Exec(ctx context.Context, address string, statements ...string) error {
-	conn, err := pgx.Connect(ctx, address)
-	if err != nil {
-		return fmt.Errorf("connecting: %w", err)
-	}
-	defer pg.Close(ctx, conn)
-	for _, sql := range statements {
-		if _, err := conn.Exec(ctx, sql); err != nil {
-			return fmt.Errorf("running %q: %w", sql, err)
-		}
-	}
-	return nil
 }

@@ -29,7 +29,7 @@ func (p *Pair) Remove(ctx context.Context) error {
 		errs = append(errs, p.dropSlots(ctx, c))
 	}
 	for _, c := range clusters {
-		errs = append(errs, Exec(ctx, c.URL("postgres"),
+		errs = append(errs, pgserver.Execute(ctx, c.URL("postgres"),
 			"set default_transaction_read_only = off",
 			"alter role "+AppRole+" reset default_transaction_read_only",
 			p.dropDatabase(c)), p.dropRoles(ctx, c))
@@ -63,7 +63,7 @@ func (p *Pair) dropSubscriptions(ctx context.Context, c *pgserver.Cluster) error
 		statements = append(statements, "alter subscription "+name+" disable",
 			"alter subscription "+name+" set (slot_name = none)", "drop subscription "+name)
 	}
-	return Exec(ctx, c.URL(p.Name), statements...)
+	return pgserver.Execute(ctx, c.URL(p.Name), statements...)
 }
 
 // slotsSQL ends the walsenders of the database's slots and names the slots.
@@ -80,7 +80,7 @@ func (p *Pair) dropSlots(ctx context.Context, c *pgserver.Cluster) error {
 			return err == nil, "", err
 		}
 		for _, name := range names {
-			err := Exec(ctx, c.URL("postgres"), "select pg_drop_replication_slot('"+name+"')")
+			err := pgserver.Execute(ctx, c.URL("postgres"), "select pg_drop_replication_slot('"+name+"')")
 			if err != nil && !pg.IsCode(err, "55006", "42704") { // still active, gone already
 				return false, "", err
 			}
@@ -103,7 +103,7 @@ func (p *Pair) dropRoles(ctx context.Context, c *pgserver.Cluster) error {
 	}
 	for _, name := range names {
 		name = pgx.Identifier{name}.Sanitize()
-		if err := Exec(ctx, c.URL("postgres"), "drop owned by "+name, "drop role "+name); err != nil {
+		if err := pgserver.Execute(ctx, c.URL("postgres"), "drop owned by "+name, "drop role "+name); err != nil {
 			return err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgcutover/pgcutover/internal/pg"
+	"github.com/pgcutover/pgcutover/internal/pgserver"
 	"github.com/pgcutover/pgcutover/test/bench/arena"
 	"github.com/pgcutover/pgcutover/test/bench/load"
 )
@@ -19,7 +20,7 @@ select n, 'a row of the large transaction' from generate_series(1, %d) as n`
 
 // bulk commits the large transaction on old, as the application.
 func (s settings) bulk(ctx context.Context, pair *arena.Pair) error {
-	return arena.Exec(ctx, pair.AppOld(), fmt.Sprintf(bulkSQL, s.Bulk))
+	return pgserver.Execute(ctx, pair.AppOld(), fmt.Sprintf(bulkSQL, s.Bulk))
 }
 
 const bulkCountSQL = `select count(*) from bench.bulk`
