@@ -1,8 +1,6 @@
 package warmup
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -10,10 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-	"pgregory.net/rapid"
-
-	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/pgserver"
 	"github.com/pgcutover/pgcutover/internal/pgtest"
 )
@@ -459,79 +453,4 @@ func testWarmOwner(t *testing.T, c *pgserver.Cluster) {
 	if len(report.Warnings) != len(report.Tables)-1 {
 		t.Errorf("warnings %q", report.Warnings)
 	}
-}
-
-// TestCancelWarm is not parallel, so that the goroutines are its own.
-func TestCancelWarm(t *testing.T) {
-	for _, major := range pgtest.Majors(t) {
-		t.Run(fmt.Sprint(major), func(t *testing.T) { testCancelWarm(t, pgtest.Server(t, major)) })
-	}
-}
-
-func testCancelWarm(t *testing.T, c *pgserver.Cluster) {
-	url := pgtest.Database(t, c)
-	pgtest.Exec(t, url, "create table a as select 1 as n", "create table b as select generate_series(1, 100000) as n")
-	s := open(t, url)
-	ignore := goleak.IgnoreCurrent()
-	ctx, cancel := context.WithCancelCause(t.Context())
-	defer cancel(nil)
-	stop := errors.New("enough")
-	ended := make(chan error, 1)
-	locked := make(chan struct{})
-	go func() {
-		_, err := Warm(ctx, s, WarmOptions{Jobs: 1, LockTimeout: time.Hour, Progress: func(p WarmProgress) {
-			if p.Done == 1 {
-				lock(t, url, "lock table a in access exclusive mode")
-				close(locked)
-			}
-		}})
-		ended <- err
-	}()
-	<-locked
-	err := pg.Wait(t.Context(), "the session to wait for the lock", 20*time.Millisecond, 20*time.Second, nil, func(context.Context) (bool, string, error) {
-		return pgtest.Value[bool](t, url, `select count(*) = 1 from pg_stat_activity
-			where application_name = 'pgcutover/shop/warm' and wait_event_type = 'Lock' and datname = current_database()`), "", nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	began := time.Now()
-	cancel(stop)
-	err = <-ended
-	if took := time.Since(began); took > time.Second {
-		t.Errorf("it ended after %s", took)
-	}
-	if !errors.Is(err, stop) {
-		t.Errorf("error %v", err)
-	}
-	noSessions(t, url)
-	goleak.VerifyNone(t, ignore)
-}
-
-func TestDivide(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		budget := rapid.Int64Range(0, 1<<50).Draw(t, "budget")
-		wants := rapid.SliceOfN(rapid.Int64Range(0, 1<<48), 0, 50).Draw(t, "wants")
-		parts := divide(budget, wants)
-		var sum, all, least int64
-		least = 1 << 62
-		for i, part := range parts {
-			sum += part
-			all += wants[i]
-			if part < 0 || part > wants[i] {
-				t.Fatalf("%d gets %d", wants[i], part)
-			}
-			if part < wants[i] {
-				least = min(least, part)
-			}
-		}
-		if sum > budget || sum < min(budget, all)-int64(len(wants)) {
-			t.Fatalf("%d of %d given to wants of %d", sum, budget, all)
-		}
-		for i, part := range parts {
-			if part > least+int64(len(parts)) {
-				t.Fatalf("%d gets %d, more than one that got %d of what it wanted", wants[i], part, least)
-			}
-		}
-	})
 }
