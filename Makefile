@@ -23,6 +23,8 @@ COMPOSE_GO_VERSION := v2.16.2
 
 comma  := ,
 MAJORS := $(sort $(subst :, ,$(subst $(comma), ,$(PAIRS))))
+# Majors of tests that choose their own, whatever PAIRS says: test/rights.
+OWN_MAJORS := 13 15 16 17 18
 CACHE  := .cache
 SHELL_SCRIPTS := .ci/run $(wildcard scripts/*) $(wildcard docker/*/*.sh)
 
@@ -38,12 +40,16 @@ build: ## Build bin/pgcutover
 prepare: ## Bring what demo and tests need: client programs, server binaries
 	@scripts/prepare $(MAJORS)
 
+.PHONY: prepare-tests
+prepare-tests:
+	@scripts/prepare $(sort $(MAJORS) $(OWN_MAJORS))
+
 .PHONY: test
-test: prepare ## Test against real servers; PAIRS=15:18,13:17 chooses the majors
+test: prepare-tests ## Test against real servers; PAIRS=15:18,13:17 chooses the majors
 	PATH="$$PATH:$(CURDIR)/$(CACHE)/bin" PGCUTOVER_TEST_PAIRS=$(PAIRS) go test -count=1 -timeout 20m -p $(TEST_PARALLEL) $(ARGS) ./...
 
 .PHONY: test-race
-test-race: prepare ## The same under the race detector (needs a C compiler)
+test-race: prepare-tests ## The same under the race detector (needs a C compiler)
 	PATH="$$PATH:$(CURDIR)/$(CACHE)/bin" PGCUTOVER_TEST_PAIRS=$(PAIRS) go test -race -count=1 -timeout 40m -p $(TEST_PARALLEL) $(ARGS) ./...
 
 # Nothing but the demo writes to stdout here, so that `make demo ARGS=--json`

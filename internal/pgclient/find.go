@@ -36,9 +36,11 @@ type client struct {
 // FindClient returns the path and the major of a client program (pg_dump,
 // pg_restore, psql, ...) that suits servers up to minMajor. A program in the
 // folders of PGCUTOVER_PG_CLIENT_BIN wins when it is new enough. Otherwise it is
-// the program with the lowest sufficient major among those in PATH and in the
-// usual places of Debian, Red Hat and Homebrew packages: the nearer to the
-// server, the fewer the settings in a dump that the server does not know.
+// the program with the lowest sufficient major among those in PATH, in the usual
+// places of Debian, Red Hat and Homebrew packages, and in the cache folder that
+// scripts/prepare-clients fills: the nearer to the server, the fewer the settings
+// in a dump that the server does not know. Of two with one major the program of
+// PATH or of a package is taken.
 //
 // The error wraps [ErrNotFound], names what was found and carries the command
 // that installs a suitable one as its hint.
@@ -73,10 +75,32 @@ var packagePlaces = []string{
 	"/usr/local/opt/libpq/bin",
 }
 
-// usualPlaces lists the folders of PATH, then those of packages.
+// systemCache is root's cache folder, which everybody may read.
+var systemCache = "/var/cache/pgcutover"
+
+// cacheFolders lists the folders that scripts/prepare-clients may have put
+// client programs into: the one in PGCUTOVER_CACHE when that is set, else the
+// user's cache folder and root's.
+func cacheFolders() []string {
+	if dir := os.Getenv("PGCUTOVER_CACHE"); dir != "" {
+		return []string{dir}
+	}
+	dirs := []string{systemCache}
+	if dir, err := os.UserCacheDir(); err == nil {
+		dirs = append([]string{filepath.Join(dir, "pgcutover")}, dirs...)
+	}
+	return dirs
+}
+
+// usualPlaces lists the folders of PATH, then those of packages, then those in
+// the cache.
 func usualPlaces() []string {
 	places := filepath.SplitList(os.Getenv("PATH"))
-	for _, pattern := range packagePlaces {
+	patterns := slices.Clone(packagePlaces)
+	for _, dir := range cacheFolders() {
+		patterns = append(patterns, filepath.Join(dir, "postgresql-client-*", "bin"))
+	}
+	for _, pattern := range patterns {
 		matches, _ := filepath.Glob(pattern) // fails for a malformed pattern only
 		places = append(places, matches...)
 	}

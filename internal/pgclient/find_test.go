@@ -31,6 +31,7 @@ func only(t *testing.T, path []string, packages ...string) {
 	t.Helper()
 	t.Setenv("PATH", strings.Join(path, ":"))
 	t.Setenv(BinVariable, "")
+	t.Setenv("PGCUTOVER_CACHE", t.TempDir())
 	saved := packagePlaces
 	packagePlaces = packages
 	t.Cleanup(func() { packagePlaces = saved })
@@ -70,6 +71,41 @@ func TestTheChosenFolderWins(t *testing.T) {
 	install(t, filepath.Dir(chosen), "psql", answer("psql", "14.1")) // now too old
 	if got, version, err := FindClient(t.Context(), "psql", 15); err != nil || got != usual || version != 15 {
 		t.Errorf("%s of %d, %v, want %s", got, version, err, usual)
+	}
+}
+
+// TestTheCacheIsTheLastPlace puts programs where scripts/prepare-clients does.
+func TestTheCacheIsTheLastPlace(t *testing.T) {
+	root := t.TempDir()
+	named, users, system := filepath.Join(root, "named"), filepath.Join(root, "users", "pgcutover"), filepath.Join(root, "system")
+	packaged := install(t, filepath.Join(root, "package"), "pg_dump", answer("pg_dump", "15.1"))
+	cached := map[string]string{}
+	for _, cache := range []string{named, users, system} {
+		install(t, filepath.Join(cache, "postgresql-client-15", "bin"), "pg_dump", answer("pg_dump", "15.9"))
+		cached[cache] = install(t, filepath.Join(cache, "postgresql-client-18", "bin"), "pg_dump", answer("pg_dump", "18.1"))
+	}
+	only(t, nil, filepath.Dir(packaged))
+	saved := systemCache
+	systemCache = system
+	t.Cleanup(func() { systemCache = saved })
+	t.Setenv("XDG_CACHE_HOME", filepath.Dir(users)) // what os.UserCacheDir reads on Linux
+	for _, c := range []struct {
+		cache    string // PGCUTOVER_CACHE
+		minMajor int
+		want     string
+	}{
+		{named, 15, packaged}, {named, 17, cached[named]}, {"", 17, cached[users]},
+	} {
+		t.Setenv("PGCUTOVER_CACHE", c.cache)
+		if got, _, err := FindClient(t.Context(), "pg_dump", c.minMajor); err != nil || got != c.want {
+			t.Errorf("for %d with %q: %s, %v, want %s", c.minMajor, c.cache, got, err, c.want)
+		}
+	}
+	if err := os.RemoveAll(users); err != nil {
+		t.Fatal(err)
+	}
+	if got, _, err := FindClient(t.Context(), "pg_dump", 17); err != nil || got != cached[system] {
+		t.Errorf("without a cache of the user's: %s, %v, want %s", got, err, cached[system])
 	}
 }
 
