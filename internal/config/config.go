@@ -25,9 +25,11 @@ type Config struct {
 	// Old and New are the two servers, fixed for the whole move.
 	Old Server `yaml:"old" json:"old"`
 	New Server `yaml:"new" json:"new"`
-	// Databases names the database to move; empty means the one in the urls.
+	// Databases names the databases to move together, which the two urls then
+	// need not name; empty means the one in the urls.
 	Databases []string  `yaml:"databases" json:"databases,omitempty"`
 	Tables    Tables    `yaml:"tables" json:"tables"`
+	Check     Check     `yaml:"check" json:"check"`
 	Copy      Copy      `yaml:"copy" json:"copy"`
 	Streams   int       `yaml:"streams" json:"streams"`
 	Sequences Sequences `yaml:"sequences" json:"sequences"`
@@ -35,10 +37,13 @@ type Config struct {
 	Analyze   Analyze   `yaml:"analyze" json:"analyze"`
 	WAL       WAL       `yaml:"wal" json:"wal"`
 	Cutover   Cutover   `yaml:"cutover" json:"cutover"`
-	Traffic   []Traffic `yaml:"traffic" json:"traffic"`
-	Hooks     Hooks     `yaml:"hooks" json:"hooks"`
-	Rollback  Rollback  `yaml:"rollback" json:"rollback"`
-	Probe     Probe     `yaml:"probe" json:"probe"`
+	// Unreplicated says what becomes of what logical replication does not carry.
+	Unreplicated Unreplicated `yaml:"unreplicated" json:"unreplicated"`
+	Refresh      Refresh      `yaml:"refresh" json:"refresh"`
+	Traffic      []Traffic    `yaml:"traffic" json:"traffic"`
+	Hooks        Hooks        `yaml:"hooks" json:"hooks"`
+	Rollback     Rollback     `yaml:"rollback" json:"rollback"`
+	Probe        Probe        `yaml:"probe" json:"probe"`
 }
 
 // Server says how one of the two servers is reached.
@@ -57,6 +62,12 @@ type Server struct {
 type Tables struct {
 	Include []string `yaml:"include" json:"include"`
 	Exclude []string `yaml:"exclude" json:"exclude"`
+}
+
+// Check says what check and start pass over.
+type Check struct {
+	// Ignore are the IDs of findings to set aside.
+	Ignore []string `yaml:"ignore" json:"ignore,omitempty"`
 }
 
 // Copy says how the first copy is made.
@@ -121,6 +132,29 @@ type Cutover struct {
 	RevokeConnect bool `yaml:"revoke_connect" json:"revoke_connect"`
 }
 
+// Unreplicated says what becomes of unlogged tables and large objects, which are
+// moved while writes are frozen.
+type Unreplicated struct {
+	// Budget is how much longer writes may wait for it; cutover.max_pause at the
+	// most.
+	Budget Duration `yaml:"budget" json:"budget"`
+	// Unlogged is "copy" when unlogged tables are to have the same rows, and
+	// "empty" when they are to have none.
+	Unlogged string `yaml:"unlogged" json:"unlogged"`
+	// LargeObjects is "copy"; "idle" when the operator promises that nobody writes
+	// them during the cutover, so that their writers need not be held; or "ignore".
+	LargeObjects string `yaml:"large_objects" json:"large_objects"`
+}
+
+// Refresh says when materialized views are refreshed on the new server, besides
+// once by start.
+type Refresh struct {
+	// BeforeCutover is true when a cutover refreshes them before it begins.
+	BeforeCutover bool `yaml:"before_cutover" json:"before_cutover"`
+	// Bound is how long that may take.
+	Bound Duration `yaml:"bound" json:"bound"`
+}
+
 // Traffic is one way of moving clients. Exactly one field is set.
 type Traffic struct {
 	// PgBouncer: a pooler makes them wait and then leads them to new.
@@ -167,6 +201,8 @@ type Probe struct {
 func Default() Config {
 	const gib = 1 << 30
 	return Config{
+		Databases: []string{},
+		Check:     Check{Ignore: []string{}},
 		Tables:    Tables{Include: []string{"*.*"}, Exclude: []string{}},
 		Copy:      Copy{Mode: "native", Jobs: 4},
 		Streams:   1,
@@ -181,8 +217,10 @@ func Default() Config {
 			Attempts:    20,
 			OnClosed:    "error",
 		},
-		Traffic:  []Traffic{},
-		Rollback: Rollback{Keep: true},
+		Unreplicated: Unreplicated{Budget: Duration(2 * time.Second), Unlogged: "copy", LargeObjects: "copy"},
+		Refresh:      Refresh{BeforeCutover: true, Bound: Duration(time.Hour)},
+		Traffic:      []Traffic{},
+		Rollback:     Rollback{Keep: true},
 	}
 }
 

@@ -88,6 +88,7 @@ new:
   url: postgres://app:s3cret@new:6543/shop?sslmode=disable
   peer_url: postgres://repl@10.0.0.2/shop
 databases: [shop]
+check: { ignore: [versions.end-of-life] }
 tables: { include: ["public.*", invoices], exclude: [audit.log_*] }
 copy: { mode: native, jobs: 8 }
 streams: 1
@@ -100,6 +101,8 @@ analyze:
   jobs: 64
 wal: { warn: 512kB, on_limit: warn }
 cutover: { max_lag: 1MB, max_pause: 500ms, lock_timeout: 10ms, attempts: 1000, on_closed: disconnect, terminate_blockers_after: 30s, revoke_connect: false }
+unreplicated: { budget: 300ms, unlogged: empty, large_objects: idle }
+refresh: { before_cutover: false, bound: 5m }
 traffic:
   - multihost:
   - multihost: {}
@@ -115,7 +118,7 @@ traffic:
       new: { host: 10.0.0.3 }
       pause_timeout: 250ms
       pause_attempts: 0
-  - pgbouncer: { admin_url: "host=/tmp port=6432 dbname=pgbouncer", database: shop, config: /etc/pgbouncer/pgbouncer.ini }
+  - pgbouncer: { admin_url: "host=/tmp port=6432 dbname=pgbouncer", database: shop, for: shop, config: /etc/pgbouncer/pgbouncer.ini }
 hooks: { dir: scripts }
 rollback: { keep: false }
 probe: { url: "postgres://app:s3cret@pooler:6432/shop", webhook: "https://example.org/s3cret" }
@@ -138,6 +141,7 @@ probe: { url: "postgres://app:s3cret@pooler:6432/shop", webhook: "https://exampl
 			PeerURL: config.NewSecret("postgres://repl@10.0.0.2/shop"),
 		},
 		Databases: []string{"shop"},
+		Check:     config.Check{Ignore: []string{"versions.end-of-life"}},
 		Tables:    config.Tables{Include: []string{"public.*", "invoices"}, Exclude: []string{"audit.log_*"}},
 		Copy:      config.Copy{Mode: "native", Jobs: 8},
 		Streams:   1,
@@ -149,6 +153,8 @@ probe: { url: "postgres://app:s3cret@pooler:6432/shop", webhook: "https://exampl
 			LockTimeout: config.Duration(10 * time.Millisecond), Attempts: 1000, OnClosed: "disconnect",
 			TerminateBlockersAfter: config.Duration(30 * time.Second), RevokeConnect: false,
 		},
+		Unreplicated: config.Unreplicated{Budget: config.Duration(300 * time.Millisecond), Unlogged: "empty", LargeObjects: "idle"},
+		Refresh:      config.Refresh{Bound: config.Duration(5 * time.Minute)},
 		Traffic: []config.Traffic{
 			{MultiHost: &config.MultiHost{}},
 			{MultiHost: &config.MultiHost{}},
@@ -162,7 +168,7 @@ probe: { url: "postgres://app:s3cret@pooler:6432/shop", webhook: "https://exampl
 				PauseTimeout: config.Duration(250 * time.Millisecond),
 			}},
 			{PgBouncer: &config.PgBouncer{
-				AdminURL: config.NewSecret("host=/tmp port=6432 dbname=pgbouncer"), Databases: config.Names{"shop"},
+				AdminURL: config.NewSecret("host=/tmp port=6432 dbname=pgbouncer"), Databases: config.Names{"shop"}, For: "shop",
 				Config: "/etc/pgbouncer/pgbouncer.ini", PauseTimeout: config.Duration(time.Second), PauseAttempts: 5,
 			}},
 		},

@@ -13,6 +13,9 @@ type PgBouncer struct {
 	AdminURL Secret `yaml:"admin_url" json:"admin_url"`
 	// Databases are its names of the database.
 	Databases Names `yaml:"database" json:"database"`
+	// For is the database of the move that they lead to, where several move
+	// together; empty means that each has the same name as its database.
+	For string `yaml:"for" json:"for,omitempty"`
 	// Config is the file with their entries, absolute after loading.
 	Config string `yaml:"config" json:"config"`
 	// ProbeURL is a connection string for clients of the pooler; empty means
@@ -22,6 +25,9 @@ type PgBouncer struct {
 	// from their urls.
 	Old PoolerServer `yaml:"old" json:"old"`
 	New PoolerServer `yaml:"new" json:"new"`
+	// Shared tells that other databases of the same move may be behind this
+	// pooler. It stands in no file: ForDatabase sets it.
+	Shared bool `yaml:"-" json:"-"`
 	// PauseTimeout is how long one PAUSE may hold up clients while it waits for
 	// transactions to end.
 	PauseTimeout Duration `yaml:"pause_timeout" json:"pause_timeout"`

@@ -53,6 +53,13 @@ old:
 new:
   url: %s
 
+# Databases to move together, under one freeze, in place of the one in the urls.
+#databases: []
+
+# Findings of check, by their IDs, that do not keep the move from starting.
+#check:
+#  ignore: []
+
 # Tables to move, as schema.table or table; * stands for any characters.
 #tables:
 #  include: ["*.*"]
@@ -98,9 +105,25 @@ new:
 #  terminate_blockers_after: 0s
 #  revoke_connect: false
 
+# Unlogged tables and large objects are not in the stream: they are copied while
+# the writes are frozen, if that takes no longer than budget. unlogged: empty
+# leaves these tables without rows. large_objects: idle promises that nobody writes
+# them during the cutover, where the tool cannot hold their writers; ignore leaves
+# them behind.
+#unreplicated:
+#  budget: 2s
+#  unlogged: copy
+#  large_objects: copy
+
+# Materialized views that are filled on old are refreshed on new before a cutover.
+#refresh:
+#  before_cutover: true
+#  bound: 1h
+
 # How clients get to new. pgbouncer: a pooler makes them wait, then leads them
 # there; admin_url is its admin console, database its name of the database (or a
-# list of names), config the file with that entry. It must reach the servers by
+# list of names; with several databases each name is a database's, or for: says
+# whose), config the file with that entry. It must reach the servers by
 # the hosts and ports of the urls above; otherwise add how it does, for instance
 # old: { host: 10.0.0.1, port: 5432, dbname: shop }. multihost: they name both
 # servers and look for the one that takes writes (target_session_attrs=read-write).

@@ -64,7 +64,7 @@ func TestTemplateOptionsAreTheDefaults(t *testing.T) {
 	for i := range reflect.TypeFor[config.Config]().NumField() {
 		key := reflect.TypeFor[config.Config]().Field(i).Tag.Get("yaml")
 		switch key {
-		case "databases", "streams": // only one value is possible in this version
+		case "streams": // only one value is possible in this version
 			continue
 		}
 		if !strings.Contains("\n"+active, "\n"+key+":") {

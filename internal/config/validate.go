@@ -61,9 +61,11 @@ func (v *validator) validate(c *Config) {
 	}
 	v.wal(c)
 	v.cutover(&c.Cutover)
+	v.unreplicated(c)
 	for i, t := range c.Traffic {
 		v.traffic(fmt.Sprintf("traffic[%d]", i), t)
 	}
+	v.sharedEntries(c)
 	v.sharedPoolers(c.Traffic)
 	for i, t := range c.Traffic {
 		if t.MultiHost != nil && c.Cutover.RevokeConnect {
@@ -105,24 +107,9 @@ func (v *validator) servers(c *Config) {
 	}
 	v.databases(c, from, to)
 	for _, e := range endpoints(from) {
-		if slices.Contains(endpoints(to), e) && from.Database == to.Database {
+		if slices.Contains(endpoints(to), e) && (from.Database == to.Database || len(c.Databases) > 1) {
 			v.problem("new.url", "names the same host, port and database as old.url")
 			return
-		}
-	}
-}
-
-func (v *validator) databases(c *Config, from, to *pgx.ConnConfig) {
-	if len(c.Databases) > 1 {
-		v.problem("databases", "this version moves one database at a time; make a file for each")
-		return
-	}
-	for _, name := range c.Databases {
-		for i, url := range []*pgx.ConnConfig{from, to} {
-			if url.Database != name {
-				v.problem("databases[0]", "%s is not the database that %s names",
-					v.show("databases[0]", name), []string{"old.url", "new.url"}[i])
-			}
 		}
 	}
 }
@@ -181,6 +168,21 @@ func (v *validator) cutover(c *Cutover) {
 	if c.TerminateBlockersAfter != 0 {
 		v.between("cutover.terminate_blockers_after", c.TerminateBlockersAfter, time.Second, time.Hour)
 	}
+}
+
+func (v *validator) unreplicated(c *Config) {
+	u := &c.Unreplicated
+	v.between("unreplicated.budget", u.Budget, 10*time.Millisecond, 10*time.Minute)
+	if u.Budget > c.Cutover.MaxPause && u.Budget != Default().Unreplicated.Budget { // which gives way to a short pause
+		v.problem("unreplicated.budget", "is more than cutover.max_pause (%s), of which it is a part", c.Cutover.MaxPause)
+	}
+	if u.Unlogged != "copy" && u.Unlogged != "empty" {
+		v.problem("unreplicated.unlogged", "%s is not something to do; use copy or empty", v.show("unreplicated.unlogged", u.Unlogged))
+	}
+	if !slices.Contains([]string{"copy", "idle", "ignore"}, u.LargeObjects) {
+		v.problem("unreplicated.large_objects", "%s is not something to do; use copy, idle (nobody writes them during the cutover) or ignore", v.show("unreplicated.large_objects", u.LargeObjects))
+	}
+	v.between("refresh.bound", c.Refresh.Bound, time.Second, 7*24*time.Hour)
 }
 
 func (v *validator) traffic(key string, t Traffic) {
