@@ -54,6 +54,7 @@ type Server struct {
 	config  *pgx.ConnConfig
 	pool    *pgxpool.Pool
 	version int
+	quiet   bool // the role may keep event triggers from firing
 	once    sync.Once
 }
 
@@ -92,6 +93,10 @@ func Open(ctx context.Context, o Options) (*Server, error) {
 		return nil, s.wrap("opening a pool to", err)
 	}
 	if err := s.readVersion(ctx); err != nil {
+		s.pool.Close()
+		return nil, err
+	}
+	if err := s.readQuiet(ctx); err != nil {
 		s.pool.Close()
 		return nil, err
 	}
