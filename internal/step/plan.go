@@ -1,11 +1,14 @@
 package step
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"io"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/pgcutover/pgcutover/internal/journal"
 )
 
 // Entry is one step as the plan shows it.
@@ -19,22 +22,26 @@ type Entry struct {
 	Final            bool    `json:"final,omitempty"`
 	UndoLast         bool    `json:"undo_last,omitempty"`
 	// Undoable tells that the step has something to take back.
-	Undoable       bool        `json:"undoable"`
+	Undoable bool `json:"undoable"`
+	// Behind tells that clients wait meanwhile, so that the journal comes later.
+	Behind bool `json:"behind,omitempty"`
+	// Estimate is how long the step will take; nil when nobody has said.
+	Estimate       *Estimate   `json:"estimate,omitempty"`
 	Statements     []Statement `json:"statements"`
 	UndoStatements []Statement `json:"undo_statements"`
 }
 
 // Plan describes the steps without doing any of them. Its error joins those of
 // the functions that return the statements.
-func Plan(steps []Step) ([]Entry, error) {
+func Plan(ctx context.Context, steps []Step) ([]Entry, error) {
 	entries := make([]Entry, 0, len(steps))
 	var errs []error
-	list := func(s Step, of string, f func() ([]Statement, error)) []Statement {
+	list := func(s Step, of string, f func(context.Context) ([]Statement, error)) []Statement {
 		statements := []Statement{}
 		if f == nil {
 			return statements
 		}
-		found, err := f()
+		found, err := f(ctx)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("listing the %s of step %s: %w", of, s.Name, err))
 		}
@@ -43,7 +50,7 @@ func Plan(steps []Step) ([]Entry, error) {
 	for _, s := range steps {
 		e := Entry{
 			Name: s.Name, About: s.About, BoundSeconds: s.Bound.Seconds(),
-			Final: s.Final, UndoLast: s.UndoLast, Undoable: s.Undo != nil,
+			Final: s.Final, UndoLast: s.UndoLast, Undoable: s.Undo != nil, Behind: s.Behind,
 			Statements:     list(s, "statements", s.Statements),
 			UndoStatements: list(s, "undo statements", s.UndoStatements),
 		}
@@ -56,6 +63,47 @@ func Plan(steps []Step) ([]Entry, error) {
 		entries = append(entries, e)
 	}
 	return entries, errors.Join(errs...)
+}
+
+// Records adds to the entries the writes to the journal, made by write, which a
+// [Runner] would do at these places: the end of a step together with the
+// beginning of the next one, and nothing while clients wait.
+func Records(entries []Entry, write func([]journal.Record) (Statement, error)) error {
+	var carry []journal.Record
+	begun := false
+	for i := range entries {
+		e := &entries[i]
+		carry = append(carry, journal.Record{Step: e.Name, Event: journal.Started})
+		begun = begun || e.Final
+		late := e.Behind && begun && !e.Final
+		if !e.Behind || late {
+			s, err := write(carry)
+			if err != nil {
+				return fmt.Errorf("writing down the journal of step %s: %w", e.Name, err)
+			}
+			carry = nil
+			if late { // beside the step: clients wait for it
+				e.Statements = append(e.Statements, s)
+			} else {
+				early := 0
+				for early < len(e.Statements) && e.Statements[early].Early {
+					early++
+				}
+				e.Statements = slices.Insert(e.Statements, early, s)
+			}
+		}
+		carry = append(carry, journal.Record{Step: e.Name, Event: journal.Succeeded})
+	}
+	if len(entries) == 0 {
+		return nil
+	}
+	s, err := write(carry)
+	if err != nil {
+		return fmt.Errorf("writing down the end of the journal: %w", err)
+	}
+	last := &entries[len(entries)-1]
+	last.Statements = append(last.Statements, s)
+	return nil
 }
 
 // seconds prints a bound for people: 500ms, 10s, 30m, 24h, 30 days.
@@ -85,75 +133,4 @@ func (e Entry) remarks() []string {
 		words = append(words, "undone last")
 	}
 	return words
-}
-
-// WriteText writes the plan for a terminal.
-func WriteText(w io.Writer, entries []Entry) error {
-	var b strings.Builder
-	for i, e := range entries {
-		fmt.Fprintf(&b, "%2d. %s: %s\n", i+1, e.Name, e.About)
-		fmt.Fprintf(&b, "    %s\n", strings.Join(append([]string{"at most " + seconds(e.BoundSeconds)}, e.remarks()...), ", "))
-		textOf(&b, "does", e.Statements)
-		textOf(&b, "undo", e.UndoStatements)
-	}
-	_, err := io.WriteString(w, b.String())
-	return err
-}
-
-func textOf(b *strings.Builder, title string, statements []Statement) {
-	for _, s := range statements {
-		fmt.Fprintf(b, "    %s on %s:", title, s.Server)
-		if s.Why != "" {
-			fmt.Fprintf(b, " -- %s", s.Why)
-		}
-		b.WriteString("\n")
-		for line := range strings.Lines(strings.Trim(s.SQL, "\n") + "\n") {
-			b.WriteString(strings.TrimRight("        "+line, " \t\n") + "\n")
-		}
-	}
-}
-
-// WriteMarkdown writes the plan as a runbook: a table of the steps, then every
-// statement of each.
-func WriteMarkdown(w io.Writer, entries []Entry) error {
-	var b strings.Builder
-	b.WriteString("| # | step | does | at most | undo | |\n|--:|---|---|--:|---|---|\n")
-	for i, e := range entries {
-		undo := "nothing to undo"
-		if e.Undoable {
-			undo = "at most " + seconds(e.UndoBoundSeconds)
-		}
-		fmt.Fprintf(&b, "| %d | %s | %s | %s | %s | %s |\n", i+1, cell(e.Name), cell(e.About),
-			seconds(e.BoundSeconds), undo, strings.Join(e.remarks(), ", "))
-	}
-	for i, e := range entries {
-		fmt.Fprintf(&b, "\n## %d. %s\n\n%s\n", i+1, e.Name, e.About)
-		if len(e.Statements)+len(e.UndoStatements) == 0 {
-			b.WriteString("\nNo statement changes a server.\n")
-		}
-		markdownOf(&b, "On", e.Statements)
-		markdownOf(&b, "Undo, on", e.UndoStatements)
-	}
-	_, err := io.WriteString(w, b.String())
-	return err
-}
-
-func markdownOf(b *strings.Builder, title string, statements []Statement) {
-	for _, s := range statements {
-		fmt.Fprintf(b, "\n%s %s", title, s.Server)
-		if s.Why != "" {
-			fmt.Fprintf(b, " (%s)", s.Why)
-		}
-		// The fence must be longer than any run of backticks within.
-		fence := "```"
-		for strings.Contains(s.SQL, fence) {
-			fence += "`"
-		}
-		fmt.Fprintf(b, ":\n\n%ssql\n%s\n%s\n", fence, strings.Trim(s.SQL, "\n"), fence)
-	}
-}
-
-// cell makes text safe within a table.
-func cell(text string) string {
-	return strings.NewReplacer("|", `\|`, "\n", " ").Replace(text)
 }

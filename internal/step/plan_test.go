@@ -1,6 +1,7 @@
 package step_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"strings"
@@ -23,7 +24,7 @@ func planned() []step.Step {
 }
 
 func TestPlanJSON(t *testing.T) {
-	entries, err := step.Plan(planned())
+	entries, err := step.Plan(t.Context(), planned())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +74,7 @@ func TestPlanJSON(t *testing.T) {
 }
 
 func TestPlanText(t *testing.T) {
-	entries, err := step.Plan(planned())
+	entries, err := step.Plan(t.Context(), planned())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,55 +99,6 @@ func TestPlanText(t *testing.T) {
 	}
 }
 
-func TestPlanMarkdown(t *testing.T) {
-	entries, err := step.Plan(planned())
-	if err != nil {
-		t.Fatal(err)
-	}
-	var b strings.Builder
-	if err := step.WriteMarkdown(&b, entries); err != nil {
-		t.Fatal(err)
-	}
-	want := strings.ReplaceAll(`| # | step | does | at most | undo | |
-|--:|---|---|--:|---|---|
-| 1 | freeze | writers wait \| at the gate | 1.5s | at most 30s | undone last |
-| 2 | decide | commits the decision | 10s | nothing to undo | point of no return |
-
-## 1. freeze
-
-writers wait | at the gate
-
-On old (writers wait):
-
-'''sql
-lock table pgcutover.gate
-  in exclusive mode;
-'''
-
-On old:
-
-''''sql
-select '''''';
-''''
-
-Undo, on old:
-
-'''sql
-rollback;
-'''
-
-## 2. decide
-
-commits the decision
-
-No statement changes a server.
-`, "'", "`")
-	want = strings.Replace(want, "select ``````;", "select '```';", 1)
-	if b.String() != want {
-		t.Fatalf("got\n%s\nwant\n%s", b.String(), want)
-	}
-}
-
 // brokenPipe is a writer that fails.
 type brokenPipe struct{}
 
@@ -154,19 +106,26 @@ func (brokenPipe) Write([]byte) (int, error) { return 0, errBroken }
 
 func TestPlanErrors(t *testing.T) {
 	s := planned()
-	s[0].UndoStatements = func() ([]step.Statement, error) { return nil, errBroken }
-	_, err := step.Plan(s)
+	s[0].UndoStatements = func(context.Context) ([]step.Statement, error) { return nil, errBroken }
+	_, err := step.Plan(t.Context(), s)
 	if !errors.Is(err, errBroken) || err.Error() != "listing the undo statements of step freeze: broken" {
 		t.Fatalf("got %v", err)
 	}
-	entries, err := step.Plan(planned())
+	entries, err := step.Plan(t.Context(), planned())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := step.WriteText(brokenPipe{}, entries); !errors.Is(err, errBroken) {
 		t.Errorf("text: %v", err)
 	}
-	if err := step.WriteMarkdown(brokenPipe{}, entries); !errors.Is(err, errBroken) {
+	book := step.Runbook{Parts: []step.Part{{Name: "cutover", Entries: entries}}}
+	if err := book.WriteMarkdown(brokenPipe{}); !errors.Is(err, errBroken) {
 		t.Errorf("markdown: %v", err)
+	}
+	if err := book.WriteSQL(brokenPipe{}, ""); !errors.Is(err, errBroken) {
+		t.Errorf("sql: %v", err)
+	}
+	if err := book.WriteText(brokenPipe{}); !errors.Is(err, errBroken) {
+		t.Errorf("text of a runbook: %v", err)
 	}
 }

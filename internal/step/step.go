@@ -44,23 +44,60 @@ type Step struct {
 	Behind bool
 	// Statements and UndoStatements return what Do and Undo run on the servers,
 	// for the plan. Nil means none. See Fixed.
-	Statements     func() ([]Statement, error)
-	UndoStatements func() ([]Statement, error)
+	Statements     func(context.Context) ([]Statement, error)
+	UndoStatements func(context.Context) ([]Statement, error)
 }
 
-// Statement is one statement as the plan shows it.
+// Statement is one statement, or several that are sent together, as the plan
+// shows it.
 type Statement struct {
 	// Server is where it runs, such as "old" or "new".
 	Server string `json:"server"`
-	// SQL can be pasted into psql.
+	// Session names the session on that server that it has to run in, because
+	// that one holds a transaction, a lock, or settings; empty for an ordinary one.
+	Session string `json:"session,omitempty"`
+	// SQL can be pasted into psql. Passwords stand in it as psql's variables.
 	SQL string `json:"sql"`
-	// Why says in a few words what it is for; may be empty.
+	// Why says in a few words what it is for; may be empty. Statements in a row
+	// that say the same are of one kind, and the text form shows only a few.
 	Why string `json:"why,omitempty"`
+	// Expect is the answer, as psql -At prints it, without which nobody goes on;
+	// empty when any will do.
+	Expect string `json:"expect,omitempty"`
+	// WaitSeconds is how long a query is asked again until it answers Expect; 0
+	// for one that must do so at once.
+	WaitSeconds float64 `json:"wait_seconds,omitempty"`
+	// RunOn names the server on which each row that a query answers is to be run
+	// as a statement: what is needed there is known only at that moment.
+	RunOn string `json:"run_on,omitempty"`
+	// Optional says why it may be left out; empty when it may not.
+	Optional string `json:"optional,omitempty"`
+	// Early tells that it comes before the journal says that the step has begun.
+	Early bool `json:"-"`
+}
+
+// Sessions that a statement may have to run in, besides the ordinary one.
+const (
+	Lease       = "lease"       // holds the one-tool lock and, in a cutover, the transaction
+	Replication = "replication" // speaks the replication protocol
+	Restore     = "restore"     // what pg_restore sends changes its settings
+	Subscribe   = "subscribe"   // keeps a password out of the log
+	Analyze     = "analyze"     // changes default_statistics_target
+	Client      = "client"      // without any setting of the tool's, as the application's
+)
+
+// Estimate says how long a step will take.
+type Estimate struct {
+	// Known is false when it cannot be said beforehand; then Seconds is 0.
+	Known   bool    `json:"known"`
+	Seconds float64 `json:"seconds,omitempty"`
+	// How it was found, or why it cannot be said.
+	How string `json:"how"`
 }
 
 // Fixed is for the Statements of a step whose statements are known beforehand.
-func Fixed(statements ...Statement) func() ([]Statement, error) {
-	return func() ([]Statement, error) { return statements, nil }
+func Fixed(statements ...Statement) func(context.Context) ([]Statement, error) {
+	return func(context.Context) ([]Statement, error) { return statements, nil }
 }
 
 // Journal returns what a journal must know of the steps, for journal.Spec.
