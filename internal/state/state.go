@@ -60,6 +60,19 @@ create table pgcutover.turn (
   armed boolean not null default false,
   open boolean not null
 );
+create table pgcutover.baseline (
+  singleton boolean primary key default true check (singleton),
+  content bytea not null
+);
+create table pgcutover.mended (
+  number integer primary key,
+  server text not null check (server in ('old', 'new')),
+  finding text not null,
+  object text not null,
+  fix text not null,
+  undo text not null,
+  at timestamptz not null default clock_timestamp()
+);
 create table pgcutover.gate ();
 create table pgcutover.marker_forward (
   attempt bigint not null,
@@ -110,11 +123,6 @@ const turnSQL = `
 insert into pgcutover.turn (attempt, open)
 values (greatest(extract(epoch from clock_timestamp() - timestamptz '2026-01-01 00:00:00Z')::bigint, 10000000), $1)`
 
-// Statements returns what Create runs on a server, for the plan.
-func Statements() []string {
-	return []string{schemaSQL, moveSQL, turnSQL, "comment on schema pgcutover is '<which move made it, and what removes it>'"}
-}
-
 // Create makes the state on one server in one transaction. When the state of
 // the same move stands there already it is left as it is; another move's is
 // an error.
@@ -127,7 +135,7 @@ func Create(ctx context.Context, s *pg.Server, m Move) error {
 		return have.mustBe(s, m)
 	}
 	return pgx.BeginFunc(ctx, s.Pool(), func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, schemaSQL); err != nil {
+		if _, err := tx.Exec(ctx, s.Quiet(schemaSQL)); err != nil {
 			return createHint(fmt.Errorf("creating schema pgcutover on the %s server: %w", s.Side(), err), s)
 		}
 		both := identities{Old: m.Old, New: m.New}
@@ -137,9 +145,7 @@ func Create(ctx context.Context, s *pg.Server, m Move) error {
 		if _, err := tx.Exec(ctx, turnSQL, s.Side() == pg.Old); err != nil {
 			return fmt.Errorf("recording the turn on the %s server: %w", s.Side(), err)
 		}
-		comment := fmt.Sprintf("comment on schema pgcutover is %s", quoteLiteral(fmt.Sprintf(
-			"made by pgcutover for the move %q (%s server); removed by: pgcutover abort, pgcutover complete", m.Name, s.Side())))
-		_, err := tx.Exec(ctx, comment)
+		_, err := tx.Exec(ctx, commentSQL(s, m))
 		return err
 	})
 }
@@ -303,7 +309,7 @@ func Drop(ctx context.Context, s *pg.Server) error {
 	if n > 0 {
 		return fmt.Errorf("dropping schema pgcutover on the %s server: %d fence triggers still use it", s.Side(), n)
 	}
-	if _, err := s.Pool().Exec(ctx, DropSQL); err != nil {
+	if _, err := s.Pool().Exec(ctx, s.Quiet(DropSQL)); err != nil {
 		return fmt.Errorf("dropping schema pgcutover on the %s server: %w", s.Side(), err)
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -36,6 +37,20 @@ func LockTurn(ctx context.Context, q Querier) (Turn, error) {
 	var t Turn
 	if err := q.QueryRow(ctx, TurnLockSQL).Scan(&t.Attempt, &t.Armed, &t.Open); err != nil {
 		return t, fmt.Errorf("locking pgcutover.turn: %w", err)
+	}
+	return t, nil
+}
+
+// TurnShareSQL holds the turn's row together with others who do the same: nobody
+// can take the turn, arm or open meanwhile.
+const TurnShareSQL = `select attempt, armed, open from pgcutover.turn for share`
+
+// ShareTurn reads the turn and keeps it as it is until q's transaction ends, as
+// several sessions of one attempt may do at the same time.
+func ShareTurn(ctx context.Context, q Querier) (Turn, error) {
+	var t Turn
+	if err := q.QueryRow(ctx, TurnShareSQL).Scan(&t.Attempt, &t.Armed, &t.Open); err != nil {
+		return t, fmt.Errorf("holding pgcutover.turn: %w", err)
 	}
 	return t, nil
 }
@@ -121,4 +136,32 @@ func Tx(ctx context.Context, s *pg.Server, lockTimeout string, f func(pgx.Tx) er
 		}
 		return f(tx)
 	})
+}
+
+// decidedAtSQL tells when attempt $1 was decided, in either direction; null
+// where the server does not know it.
+const decidedAtSQL = `
+select min(at)
+  from (select attempt, at from pgcutover.decision_forward
+        union all
+        select attempt, at from pgcutover.decision_back) d
+ where attempt = $1`
+
+// DecidedAt returns when the newest decision of a position was made, by the
+// clock of the server that made it; the zero time when there is none.
+func DecidedAt(ctx context.Context, old, new *pg.Server, p Position) (time.Time, error) {
+	newest := max(p.Forward, p.Back)
+	if newest == 0 {
+		return time.Time{}, nil
+	}
+	for _, s := range []*pg.Server{old, new} {
+		var at *time.Time
+		if err := s.Pool().QueryRow(ctx, decidedAtSQL, newest).Scan(&at); err != nil {
+			return time.Time{}, fmt.Errorf("reading when attempt %d was decided on the %s server: %w", newest, s.Side(), err)
+		}
+		if at != nil {
+			return *at, nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("reading when attempt %d was decided: neither server knows it", newest)
 }
