@@ -55,7 +55,7 @@ func underTurn(ctx context.Context, s *server, f func(pgx.Tx) error) error {
 // closeFence makes check() refuse on a server that has given its writes away.
 func closeFence(ctx context.Context, s *server) error {
 	return underTurn(ctx, s, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, fence.ClosedSQL(s.conn, fence.Error, uint32(s.base.OID), time.Now())) //nolint:gosec // an OID
+		_, err := tx.Exec(ctx, s.conn.Quiet(fence.ClosedSQL(s.conn, fence.Error, uint32(s.base.OID), time.Now()))) //nolint:gosec // an OID
 		return err
 	})
 }

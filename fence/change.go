@@ -280,8 +280,8 @@ func (w *work) try(ctx context.Context, polite, wait time.Duration, tables ...Ta
 			return err
 		}
 		// One statement, because the server bounds each of a message by itself.
-		_, err := tx.Exec(ctx, fmt.Sprintf("set local lock_timeout = %d;\nset local statement_timeout = %d;\ndo %s",
-			wait.Milliseconds(), batchTotal.Milliseconds(), escaped("begin\n"+strings.Join(statements, ";\n")+";\nend")))
+		_, err := tx.Exec(ctx, fmt.Sprintf("set local lock_timeout = %d;\nset local statement_timeout = %d;\n%s",
+			wait.Milliseconds(), batchTotal.Milliseconds(), w.server.Quiet("do "+escaped("begin\n"+strings.Join(statements, ";\n")+";\nend"))))
 		return err
 	})
 	if err == nil {

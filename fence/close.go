@@ -59,7 +59,7 @@ func CloseSQL(s *pg.Server, c Closing) ([]string, error) {
 		}
 		statements = append(statements, sql)
 	}
-	return append(statements, ReadOnlySQL(s.Database(), true), ClosedSQL(s, c.OnClosed, c.Database, c.Since)), nil
+	return append(statements, ReadOnlySQL(s.Database(), true), s.Quiet(ClosedSQL(s, c.OnClosed, c.Database, c.Since))), nil
 }
 
 // Close closes a server in q's transaction, which must be the lease's: the
@@ -85,7 +85,7 @@ func Close(ctx context.Context, q state.Querier, s *pg.Server, c Closing) (notes
 	}
 	// The fence last: what fires for DDL, such as an event trigger that writes,
 	// meets it closed here and not after the COMMIT.
-	for _, sql := range []string{ReadOnlySQL(s.Database(), true), ClosedSQL(s, c.OnClosed, c.Database, c.Since)} {
+	for _, sql := range []string{ReadOnlySQL(s.Database(), true), s.Quiet(ClosedSQL(s, c.OnClosed, c.Database, c.Since))} {
 		if _, err := q.Exec(ctx, sql); err != nil {
 			return nil, fmt.Errorf("closing the fence on the %s server: %w", s.Side(), err)
 		}

@@ -62,7 +62,7 @@ begin
 end
 $pgcutover$`
 
-// letInSQL puts back what lock_out has changed, and nothing else: rights granted
+// letInSQL puts back what lock_out and lock_objects have changed, and nothing else: rights granted
 // meanwhile stay. Where the database had no access list at all it has one now
 // that says the same.
 const letInSQL = `
@@ -84,6 +84,10 @@ begin
     end if;
   end loop;
   delete from pgcutover.kept k where k.key like 'connect %';
+  for r in select substr(k.key, 9) as f from pgcutover.kept k where k.key like 'execute %' loop
+    execute 'grant execute on function pg_catalog.' || r.f || ' to public';
+  end loop;
+  delete from pgcutover.kept k where k.key like 'execute %';
 end
 $pgcutover$`
 

@@ -158,6 +158,7 @@ revoke all on function pgcutover.open_now() from public;
 revoke all on function pgcutover.announce(text) from public;
 revoke all on function pgcutover.retract() from public;
 revoke all on function pgcutover.lock_out(text[]) from public;
+revoke all on function pgcutover.lock_objects() from public;
 revoke all on function pgcutover.let_in() from public;
 revoke all on function pgcutover.guard() from public;
 revoke all on function pgcutover.fence() from public`
@@ -179,7 +180,7 @@ func Install(ctx context.Context, s *pg.Server, onClosed OnClosed, databaseOID u
 			return fmt.Errorf("looking for the fence on the %s server: %w", s.Side(), err)
 		}
 		for _, sql := range installSQL(s, onClosed, databaseOID, have) {
-			if _, err := tx.Exec(ctx, sql); err != nil {
+			if _, err := tx.Exec(ctx, s.Quiet(sql)); err != nil {
 				return fmt.Errorf("making the fence's functions on the %s server: %w", s.Side(), err)
 			}
 		}
@@ -197,7 +198,11 @@ func installSQL(s *pg.Server, onClosed OnClosed, databaseOID uint32, have has) [
 		}
 	}
 	if !have.kept {
-		out = append(out, keptSQL, announceSQL, retractSQL, lockOutSQL, letInSQL, openNowSQL)
+		out = append(out, keptSQL, announceSQL, retractSQL, lockOutSQL, lockObjectsSQL, letInSQL, openNowSQL)
+		// An event trigger that writes a table must not keep the server closed.
+		for _, setting := range s.QuietSettings() {
+			out = append(out, "alter function pgcutover.open_now() set "+setting)
+		}
 	}
 	if !have.fence {
 		out = append(out, fenceSQL, guardSQL)
@@ -215,8 +220,8 @@ func installSQL(s *pg.Server, onClosed OnClosed, databaseOID uint32, have has) [
 
 // InstallStatements returns what Install runs on a server that has nothing
 // yet, for the plan.
-func InstallStatements(s *pg.Server, onClosed OnClosed) []string {
-	return installSQL(s, onClosed, 0, has{})
+func InstallStatements(s *pg.Server, onClosed OnClosed, databaseOID uint32) []string {
+	return installSQL(s, onClosed, databaseOID, has{})
 }
 
 func literal(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }

@@ -216,7 +216,7 @@ func TestFenceWithAHole(t *testing.T) {
 			if !errors.Is(err, fence.ErrUnfenced) {
 				t.Errorf("%s: %v", hole, err)
 			}
-			made, err := fence.AttachMissing(t.Context(), tx, s.Move())
+			made, err := fence.AttachMissing(t.Context(), tx, s.Server)
 			mends := !strings.Contains(hole, "alter table")
 			if mends && (made != 1 || err != nil || fence.AllFenced(t.Context(), tx, s.Move()) != nil) || !mends && err == nil {
 				t.Errorf("%s: mended %d, %v", hole, made, err)

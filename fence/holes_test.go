@@ -134,13 +134,13 @@ func TestHoleTableMadeSince(t *testing.T) {
 		}
 		// Who stays is named, and the lease's transaction stays usable.
 		lease := begun(t, s.url, `lock table pgcutover.gate in exclusive mode`)
-		_, err := fence.AttachMissing(t.Context(), lease, s.Move())
+		_, err := fence.AttachMissing(t.Context(), lease, s.Server)
 		who := fmt.Sprintf("session %d ", writers[0].PgConn().PID())
 		if pg.Code(err) != pg.LockNotAvailable || !strings.Contains(err.Error(), who) || !strings.Contains(err.Error(), `"made"`) || hint.Of(err) == "" {
 			t.Errorf("%v, hint %q; want it to name %s", err, hint.Of(err), who)
 		}
 		time.AfterFunc(150*time.Millisecond, func() { exec(t, writers[0], `commit`) })               //nolint:errcheck // the lease gets the table
-		if made, err := fence.AttachMissing(t.Context(), lease, s.Move()); err != nil || made != 2 { // the heir has its own already
+		if made, err := fence.AttachMissing(t.Context(), lease, s.Server); err != nil || made != 2 { // the heir has its own already
 			t.Fatalf("made %d, %v", made, err)
 		}
 		var timeout string

@@ -190,7 +190,8 @@ const (
 // transaction: tables and partitions made since Attach. The lease holds SHARE
 // UPDATE EXCLUSIVE on the tables, so no further partition can appear. A table
 // that somebody has written to and not committed is waited for a little.
-func AttachMissing(ctx context.Context, q state.Querier, move string) (int, error) {
+func AttachMissing(ctx context.Context, q state.Querier, s *pg.Server) (int, error) {
+	move := s.Move()
 	tables, err := Tables(ctx, q, move)
 	if err != nil {
 		return 0, err
@@ -203,7 +204,7 @@ func AttachMissing(ctx context.Context, q state.Querier, move string) (int, erro
 		if t.Fenced {
 			continue
 		}
-		if err := attachMissing(ctx, q, move, t); err != nil {
+		if err := attachMissing(ctx, q, s, t); err != nil {
 			return made, fmt.Errorf("making the fence trigger on table %s, which is new: %w", t.Identifier(), err)
 		}
 		made++
@@ -218,8 +219,8 @@ func foreignError(move string, t Table) error {
 
 // attachMissing leaves the transaction usable when it is refused, and its
 // lock_timeout as it was.
-func attachMissing(ctx context.Context, q state.Querier, move string, t Table) error {
-	make := fmt.Sprintf("savepoint fence; set local lock_timeout = %d;\n%s", missingWait.Milliseconds(), AttachSQL(move, t))
+func attachMissing(ctx context.Context, q state.Querier, s *pg.Server, t Table) error {
+	make := fmt.Sprintf("savepoint fence; set local lock_timeout = %d;\n%s", missingWait.Milliseconds(), s.Quiet(AttachSQL(s.Move(), t)))
 	for try := 1; ; try++ {
 		_, err := q.Exec(ctx, make)
 		if err == nil {
@@ -237,7 +238,7 @@ func attachMissing(ctx context.Context, q state.Querier, move string, t Table) e
 			return err
 		}
 		if try == missingTries {
-			found, looked := blocker.Find(ctx, q, move, blocker.ShareRowExclusive, t.Identifier())
+			found, looked := blocker.Find(ctx, q, s.Move(), blocker.ShareRowExclusive, t.Identifier())
 			if looked != nil {
 				return errors.Join(err, looked)
 			}
