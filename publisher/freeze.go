@@ -41,7 +41,10 @@ type FreezeOptions struct {
 	Yield bool
 	// Looked says that the caller has just looked for such a transaction, so that
 	// the first attempt need not: poolers' clients wait for it.
-	Looked   bool
+	Looked bool
+	// Objects, if not nil, holds the writers of large objects from the same attempt
+	// on that gets the gate.
+	Objects  *ObjectHold
 	Progress func(string) // may be nil
 }
 
@@ -93,6 +96,7 @@ type freezing struct {
 	lockTimeout time.Duration
 	began       time.Time
 	met         []blocker.Session // by the newest attempt
+	refused     error             // how the newest attempt ended
 	result      Frozen
 }
 
@@ -104,10 +108,11 @@ func (f *freezing) run(ctx context.Context) error {
 			}
 		}
 		f.result.Attempts++
-		err := f.lease.guarded(ctx, "gate", f.lockTimeout, FreezeSQL)
-		if err == nil || !pg.IsCode(err, pg.LockNotAvailable, pg.DeadlockDetected) {
+		err := f.attempt(ctx)
+		if err == nil || !pg.IsCode(err, pg.LockNotAvailable, pg.DeadlockDetected) && !errors.Is(err, errObjectsBusy) {
 			return err
 		}
+		f.refused = err
 		if err := f.yield(ctx); err != nil {
 			return err
 		}
@@ -126,6 +131,28 @@ func (f *freezing) run(ctx context.Context) error {
 	}
 }
 
+// attempt asks for the gate, and for the writers of large objects. A transaction
+// that writes both may have done one of them and wait for us with the other:
+// most make the object first, others are met by turning the order round every
+// other time. Between attempts neither is held.
+func (f *freezing) attempt(ctx context.Context) error {
+	objects := f.options.Objects
+	if objects == nil {
+		return f.lease.guarded(ctx, "gate", f.lockTimeout, FreezeSQL)
+	}
+	if f.result.Attempts%2 == 1 {
+		if err := objects.take(ctx, f.lockTimeout); err != nil {
+			return err
+		}
+		err := f.lease.guarded(ctx, "gate", f.lockTimeout, FreezeSQL)
+		if err != nil {
+			objects.give(ctx)
+		}
+		return err
+	}
+	return f.lease.guardedWith(ctx, "gate", f.lockTimeout, FreezeSQL, func() error { return objects.take(ctx, f.lockTimeout) })
+}
+
 // yield returns a *HoldsUpError when asking for the gate would be in vain; the
 // server could even find a deadlock then that we are part of.
 func (f *freezing) yield(ctx context.Context) error {
@@ -138,7 +165,11 @@ func (f *freezing) yield(ctx context.Context) error {
 // look fails only when a session was to be ended and that was refused: not to
 // know who is in the way must not end the cutover.
 func (f *freezing) look(ctx context.Context) ([]blocker.Session, error) {
-	found, err := f.watch.Look(ctx, gate)
+	tables := []string{gate}
+	if f.options.Objects != nil {
+		tables = append(tables, ObjectCatalogs...)
+	}
+	found, err := f.watch.Look(ctx, tables...)
 	if errors.Is(err, blocker.ErrMayNotEnd) {
 		return nil, err
 	}
@@ -222,6 +253,10 @@ func (f *freezing) expired(ctx context.Context, err error) error {
 func (f *freezing) giveUp(found []blocker.Session) error {
 	err := fmt.Errorf("freezing writes on the %s server: %w for %s (%d attempts of %s): %s", f.lease.server.Side(), ErrNotFrozen,
 		time.Since(f.began).Round(time.Millisecond), f.result.Attempts, f.lockTimeout, blocker.Describe(found))
+	if errors.Is(f.refused, errObjectsBusy) && len(found) == 0 {
+		err = fmt.Errorf("freezing writes on the %s server: %w for %s (%d attempts of %s): %w", f.lease.server.Side(), ErrNotFrozen,
+			time.Since(f.began).Round(time.Millisecond), f.result.Attempts, f.lockTimeout, f.refused)
+	}
 	advice := blocker.Advice(found)
 	if advice != "" {
 		advice += "\n"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -245,6 +246,25 @@ func (l *Lease) Transaction(f func(state.Querier) error) error {
 			return ErrExpired
 		}
 		return f(bounded{conn})
+	})
+}
+
+// CopyTo runs COPY ... TO STDOUT in the lease's transaction, for at most within:
+// a session that holds a table already does not stand in line behind those who
+// wait for it.
+func (l *Lease) CopyTo(ctx context.Context, w io.Writer, sql string, within time.Duration) error {
+	return l.session(func(conn *pgx.Conn) error {
+		if conn.PgConn().TxStatus() != inTransaction {
+			return ErrExpired
+		}
+		if _, err := conn.Exec(answer(ctx), fmt.Sprintf("set local statement_timeout = %d", within.Milliseconds())); err != nil {
+			return err
+		}
+		if _, err := conn.PgConn().CopyTo(ctx, w, sql); err != nil {
+			return err
+		}
+		_, err := conn.Exec(answer(ctx), fmt.Sprintf("set local statement_timeout = %d", leaseStatement.Milliseconds()))
+		return err
 	})
 }
 

@@ -96,16 +96,47 @@ func (l *Lease) yield(ctx context.Context, found []blocker.Session) error {
 
 // tryProtect is one round trip, and one more when it is refused.
 func (l *Lease) tryProtect(ctx context.Context, tables []string, lockTimeout time.Duration) error {
-	return l.guarded(ctx, "protect", lockTimeout, "lock table only "+strings.Join(tables, ", only ")+" in share update exclusive mode")
+	return l.guarded(ctx, "protect", lockTimeout, protectSQL(tables))
 }
 
 // guarded runs a locking statement under a lock_timeout of its own, in one
 // message, so that a refusal leaves the transaction usable.
 func (l *Lease) guarded(ctx context.Context, savepoint string, lockTimeout time.Duration, statement string) error {
 	return l.Transaction(func(q state.Querier) error {
-		_, err := q.Exec(ctx, fmt.Sprintf("savepoint %[1]s; set local lock_timeout = %[2]d; %[3]s; set local lock_timeout = %[4]d; release savepoint %[1]s",
-			savepoint, lockTimeout.Milliseconds(), statement, leaseLock.Milliseconds()))
+		_, err := q.Exec(ctx, guardedSQL(savepoint, lockTimeout, statement))
 		if err == nil || pg.Lost(err) {
+			return err
+		}
+		if _, back := q.Exec(ctx, fmt.Sprintf("rollback to savepoint %[1]s; release savepoint %[1]s", savepoint)); back != nil {
+			return fmt.Errorf("%w; and taking that back: %w", err, back)
+		}
+		return err
+	})
+}
+
+// guardedSQL is the message that guarded sends.
+func guardedSQL(savepoint string, lockTimeout time.Duration, statement string) string {
+	return strings.Join(guardedStatements(savepoint, lockTimeout, statement), "; ")
+}
+
+func guardedStatements(savepoint string, lockTimeout time.Duration, statement string) []string {
+	return []string{
+		"savepoint " + savepoint, fmt.Sprintf("set local lock_timeout = %d", lockTimeout.Milliseconds()), statement,
+		fmt.Sprintf("set local lock_timeout = %d", leaseLock.Milliseconds()), "release savepoint " + savepoint,
+	}
+}
+
+// guardedWith is guarded in which the lock is kept only if then succeeds.
+func (l *Lease) guardedWith(ctx context.Context, savepoint string, lockTimeout time.Duration, statement string, then func() error) error {
+	return l.Transaction(func(q state.Querier) error {
+		_, err := q.Exec(ctx, fmt.Sprintf("savepoint %s; set local lock_timeout = %d; %s; set local lock_timeout = %d",
+			savepoint, lockTimeout.Milliseconds(), statement, leaseLock.Milliseconds()))
+		if err == nil {
+			if err = then(); err == nil {
+				_, err = q.Exec(ctx, "release savepoint "+savepoint)
+				return err
+			}
+		} else if pg.Lost(err) {
 			return err
 		}
 		if _, back := q.Exec(ctx, fmt.Sprintf("rollback to savepoint %[1]s; release savepoint %[1]s", savepoint)); back != nil {

@@ -116,7 +116,7 @@ func EnsurePublication(ctx context.Context, s *pg.Server, st state.Stream, table
 		return fmt.Errorf("looking for the publication: %w", err)
 	}
 	if !exists {
-		if _, err := s.Pool().Exec(ctx, CreatePublicationSQL(st, tables, subscriberMajor)); err != nil {
+		if _, err := s.Pool().Exec(ctx, s.Quiet(CreatePublicationSQL(st, tables, subscriberMajor))); err != nil {
 			return publicationHint(fmt.Errorf("creating publication %q on the %s server: %w", st.Name(), s.Side(), err), s)
 		}
 		return nil
@@ -140,6 +140,27 @@ func otherTables(s *pg.Server, st state.Stream) string {
 		return fmt.Sprintf("somebody altered it while the %[1]s was under way; then run: pgcutover %[1]s", state.DirectionTo(s.Side()).Command())
 	}
 	return "tables were made or dropped, or tables.include/exclude changed, since start: run pgcutover abort, then start"
+}
+
+// AddTablesSQL adds tables to a stream's publication.
+func AddTablesSQL(st state.Stream, tables []Table) string {
+	names := make([]string, len(tables))
+	for i, t := range tables {
+		names[i] = "only " + t.Identifier()
+	}
+	return fmt.Sprintf("alter publication %s add table %s", pgx.Identifier{st.Name()}.Sanitize(), strings.Join(names, ", "))
+}
+
+// AddTables publishes tables that were made since the publication. The
+// subscriber copies them when it is told to look: see subscriber.Refresh.
+func AddTables(ctx context.Context, s *pg.Server, st state.Stream, tables []Table) error {
+	if len(tables) == 0 {
+		return nil
+	}
+	if _, err := s.Pool().Exec(ctx, s.Quiet(AddTablesSQL(st, tables))); err != nil {
+		return publicationHint(fmt.Errorf("adding tables to publication %q on the %s server: %w", st.Name(), s.Side(), err), s)
+	}
+	return nil
 }
 
 func publicationHint(err error, s *pg.Server) error {
@@ -191,13 +212,15 @@ func join(tables []Table) string {
 }
 
 // DropPublicationSQL removes a stream's publication.
-func DropPublicationSQL(st state.Stream) string {
-	return "drop publication if exists " + pgx.Identifier{st.Name()}.Sanitize()
+func DropPublicationSQL(st state.Stream) string { return dropPublicationSQL(st.Name()) }
+
+func dropPublicationSQL(name string) string {
+	return "drop publication if exists " + pgx.Identifier{name}.Sanitize()
 }
 
 // DropPublication removes a stream's publication, if it is there.
 func DropPublication(ctx context.Context, s *pg.Server, st state.Stream) error {
-	if _, err := s.Pool().Exec(ctx, DropPublicationSQL(st)); err != nil {
+	if _, err := s.Pool().Exec(ctx, s.Quiet(DropPublicationSQL(st))); err != nil {
 		return fmt.Errorf("dropping publication %q on the %s server: %w", st.Name(), s.Side(), err)
 	}
 	return nil
@@ -231,7 +254,7 @@ func Remove(ctx context.Context, s *pg.Server, name string, bound time.Duration,
 		return err
 	}
 	err := guarded(ctx, s, guard, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, "drop publication if exists "+pgx.Identifier{name}.Sanitize())
+		_, err := tx.Exec(ctx, s.Quiet(dropPublicationSQL(name)))
 		return err
 	})
 	if err != nil {
