@@ -22,10 +22,13 @@ type TableState struct {
 	State  string `json:"state"` // i initialize, d copying, f finished copy, s synchronized, r ready
 }
 
+// statesSQL takes the subscription's OID from pg_stat_subscription, which every
+// role may read (pg_subscription.oid not before 14); pg_subscription_rel is the
+// database's own.
 const statesSQL = `
 select n.nspname, c.relname, r.srsubstate::text
-  from pg_subscription s
-  join pg_subscription_rel r on r.srsubid = s.oid
+  from (select distinct subid, subname from pg_stat_subscription) s
+  join pg_subscription_rel r on r.srsubid = s.subid
   join pg_class c on c.oid = r.srrelid
   join pg_namespace n on n.oid = c.relnamespace
  where s.subname = $1
@@ -129,8 +132,8 @@ func Ready(states []TableState) (ready int) {
 // of ten thousand, five times a second, would keep a processor busy.
 const readySQL = `
 select count(*), count(*) filter (where r.srsubstate = 'r')
-  from pg_subscription s
-  join pg_subscription_rel r on r.srsubid = s.oid
+  from (select distinct subid, subname from pg_stat_subscription) s
+  join pg_subscription_rel r on r.srsubid = s.subid
  where s.subname = $1`
 
 // WaitReady waits until every table of the subscription is copied and follows

@@ -11,6 +11,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -78,6 +80,14 @@ func isSuperuser(ctx context.Context, s *pg.Server) (bool, error) {
 	return super, nil
 }
 
+func dropRoleSQL(role string) string { return "drop role " + pgx.Identifier{role}.Sanitize() }
+
+// resetRoleSQL takes back RoleSettingSQL.
+func resetRoleSQL(role, database string) string {
+	return fmt.Sprintf("alter role %s in database %s reset default_transaction_read_only",
+		pgx.Identifier{role}.Sanitize(), pgx.Identifier{database}.Sanitize())
+}
+
 // DropRole takes back what EnsureRole did.
 func DropRole(ctx context.Context, s *pg.Server) error {
 	role := RoleName(s.Move())
@@ -86,14 +96,12 @@ func DropRole(ctx context.Context, s *pg.Server) error {
 		return fmt.Errorf("looking for role %q on the %s server: %w", role, s.Side(), err)
 	}
 	if !exists {
-		_, err := s.Pool().Exec(ctx, fmt.Sprintf("alter role %s in database %s reset default_transaction_read_only",
-			pgx.Identifier{s.User()}.Sanitize(), pgx.Identifier{s.Database()}.Sanitize()))
-		if err != nil {
+		if _, err := s.Pool().Exec(ctx, resetRoleSQL(s.User(), s.Database())); err != nil {
 			return fmt.Errorf("resetting the setting of role %q on the %s server: %w", s.User(), s.Side(), err)
 		}
 		return nil
 	}
-	if _, err := s.Pool().Exec(ctx, "drop role "+pgx.Identifier{role}.Sanitize()); err != nil {
+	if _, err := s.Pool().Exec(ctx, dropRoleSQL(role)); err != nil {
 		return fmt.Errorf("dropping role %q on the %s server: %w", role, s.Side(), err)
 	}
 	return nil
@@ -134,7 +142,7 @@ func CreateStatement(s *pg.Server, st state.Stream, conninfo string) string {
 }
 
 // quiet are the settings of a session whose statements, one of which holds a
-// password, stay out of the server's log; only a superuser may have them. They
+// password, stay out of the server's log; who may have them, see mayBeQuiet. They
 // must hold before its transaction begins: whether the statements of one are
 // sampled is decided then.
 // Postgres manual: 19.8, Error Reporting and Logging.
@@ -151,6 +159,33 @@ func quiet(s *pg.Server) map[string]string {
 	return settings
 }
 
+// maySetSQL returns those of the settings in $1 that the role may change, from 15
+// on. Postgres manual: 9.27, Access Privilege Inquiry Functions.
+const maySetSQL = `select p from unnest($1::text[]) as p where has_parameter_privilege(p, 'set')`
+
+// mayBeQuiet returns those of the quiet settings that the role may have: all of
+// them for a superuser, what GRANT SET ON PARAMETER gives to others, 15 and later.
+func mayBeQuiet(ctx context.Context, s *pg.Server) (map[string]string, error) {
+	settings := quiet(s)
+	super, err := isSuperuser(ctx, s)
+	if err != nil || super {
+		return settings, err
+	}
+	if s.Major() < 15 {
+		return nil, nil
+	}
+	rows, err := s.Pool().Query(ctx, maySetSQL, slices.Collect(maps.Keys(settings)))
+	if err != nil {
+		return nil, fmt.Errorf("asking which settings the role may change on the %s server: %w", s.Side(), err)
+	}
+	may, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("asking which settings the role may change on the %s server: %w", s.Side(), err)
+	}
+	maps.DeleteFunc(settings, func(name, _ string) bool { return !slices.Contains(may, name) })
+	return settings, nil
+}
+
 const subscriptionSQL = `
 select oid, subenabled, coalesce(subslotname, '')
   from pg_subscription
@@ -164,7 +199,16 @@ type Subscription struct {
 	Slot    string
 }
 
-const oidsSQL = `select oid::bigint from pg_subscription`
+// subscription13SQL is for a role that is no superuser, up to 13: it may not read
+// the catalog's oid (14 grants it), and pg_stat_subscription, which has a row for
+// every subscription of the cluster, tells it.
+const subscription13SQL = `
+select (select max(w.subid) from pg_stat_subscription w where w.subname = s.subname), s.subenabled, coalesce(s.subslotname, '')
+  from pg_subscription s
+ where s.subname = $1
+   and s.subdbid = (select oid from pg_database where datname = current_database())`
+
+const oidsSQL = `select distinct subid::bigint from pg_stat_subscription`
 
 // OIDs lists the subscriptions of the whole cluster, which tell table
 // synchronization slots that are in use from those that were left behind.
@@ -191,6 +235,9 @@ func Read(ctx context.Context, s *pg.Server, st state.Stream) (Subscription, err
 func read(ctx context.Context, s *pg.Server, name string) (Subscription, error) {
 	var sub Subscription
 	err := s.Pool().QueryRow(ctx, subscriptionSQL, name).Scan(&sub.OID, &sub.Enabled, &sub.Slot)
+	if s.Major() < 14 && pg.IsCode(err, pg.InsufficientPrivilege) {
+		err = s.Pool().QueryRow(ctx, subscription13SQL, name).Scan(&sub.OID, &sub.Enabled, &sub.Slot)
+	}
 	if errors.Is(err, pgx.ErrNoRows) {
 		return sub, fmt.Errorf("subscription %q on the %s server: %w", name, s.Side(), ErrNone)
 	}
@@ -207,20 +254,28 @@ select subname
    and subdbid = (select oid from pg_database where datname = current_database())
  order by subname`
 
-// DropAll removes the subscriptions of the server's move, whichever attempt made
-// them, that which says yes to (all when it is nil), and returns their OIDs.
-// guard, if not nil, is asked at the beginning of each transaction.
-func DropAll(ctx context.Context, s *pg.Server, which func(name string) bool, guard func(context.Context, pgx.Tx) error) ([]uint32, error) {
+func names(ctx context.Context, s *pg.Server) ([]string, error) {
 	rows, err := s.Pool().Query(ctx, namesSQL, state.StreamPattern(s.Move()))
 	if err != nil {
 		return nil, fmt.Errorf("listing the subscriptions of the %s server: %w", s.Side(), err)
 	}
-	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	found, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
 		return nil, fmt.Errorf("listing the subscriptions of the %s server: %w", s.Side(), err)
 	}
+	return found, nil
+}
+
+// DropAll removes the subscriptions of the server's move, whichever attempt made
+// them, that which says yes to (all when it is nil), and returns their OIDs.
+// guard, if not nil, is asked at the beginning of each transaction.
+func DropAll(ctx context.Context, s *pg.Server, which func(name string) bool, guard func(context.Context, pgx.Tx) error) ([]uint32, error) {
+	found, err := names(ctx, s)
+	if err != nil {
+		return nil, err
+	}
 	var oids []uint32
-	for _, name := range names {
+	for _, name := range found {
 		if which != nil && !which(name) {
 			continue
 		}
@@ -237,18 +292,14 @@ func DropAll(ctx context.Context, s *pg.Server, which func(name string) bool, gu
 
 // Ensure makes the subscription, disabled and owned by owner, unless it
 // exists. conninfo is how this server reaches the publisher; it holds the
-// password and stays out of every error and, for a superuser, of the log.
+// password and stays out of every error and, as far as the role may, of the log.
 func Ensure(ctx context.Context, s *pg.Server, st state.Stream, conninfo, owner string) error {
 	if _, err := Read(ctx, s, st); err == nil || !errors.Is(err, ErrNone) {
 		return err
 	}
-	super, err := isSuperuser(ctx, s)
+	settings, err := mayBeQuiet(ctx, s)
 	if err != nil {
 		return err
-	}
-	var settings map[string]string
-	if super {
-		settings = quiet(s)
 	}
 	conn, err := s.Connect(ctx, "subscribe", settings)
 	if err != nil {
@@ -313,42 +364,22 @@ func SetEnabled(ctx context.Context, s *pg.Server, st state.Stream, enabled bool
 	return nil
 }
 
-// noEventTriggersSQL is for a superuser. Event triggers that came with the
-// schema must not fire for the tool's own DDL: one that writes a table is
-// refused by the closed fence, and then nobody could stop or drop the stream.
-const noEventTriggersSQL = `set local session_replication_role = replica`
-
-// noEventTriggers17SQL keeps also those away that are enabled always.
-const noEventTriggers17SQL = `
-set local session_replication_role = replica;
-set local event_triggers = off`
-
 // alter runs one statement about the subscription.
 func alter(ctx context.Context, s *pg.Server, sql string) error {
 	return alterGuarded(ctx, s, sql, nil)
 }
 
+// alterGuarded runs it in a transaction that guard has looked at first. Event
+// triggers that came with the schema must not fire: one that writes a table is
+// refused by the closed fence, and then nobody could stop or drop the stream.
 func alterGuarded(ctx context.Context, s *pg.Server, sql string, guard func(context.Context, pgx.Tx) error) error {
-	super, err := isSuperuser(ctx, s)
-	if err != nil {
-		return err
-	}
-	quiet := noEventTriggersSQL
-	if s.Major() >= 17 {
-		quiet = noEventTriggers17SQL
-	}
 	return pgx.BeginFunc(ctx, s.Pool(), func(tx pgx.Tx) error {
-		if super {
-			if _, err := tx.Exec(ctx, quiet); err != nil {
-				return fmt.Errorf("keeping event triggers away: %w", err)
-			}
-		}
 		if guard != nil {
 			if err := guard(ctx, tx); err != nil {
 				return err
 			}
 		}
-		_, err := tx.Exec(ctx, sql)
+		_, err := tx.Exec(ctx, s.Quiet(sql))
 		return err
 	})
 }
