@@ -201,7 +201,7 @@ func TestNames(t *testing.T) {
 		{`ALTER TABLE a OWNER TO "o""dd";`, `o"dd`, true},
 		{`ERROR: role "o"dd" does not exist`, `o"dd`, true},
 	} {
-		if got := names(c.text, c.role); got != c.want {
+		if got := mentions(c.text, c.role); got != c.want {
 			t.Errorf("names(%q, %q) = %t", c.text, c.role, got)
 		}
 	}

@@ -2,6 +2,7 @@ package schema
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,11 +18,13 @@ import (
 // temporary folder. Its methods may be called one at a time.
 type Archive struct {
 	dir      string
+	lock     *os.File // held as long as the folder is in use
 	path     string
 	tools    tools
 	sections map[Section][]entry
 	facts    facts
-	roles    []Role // that the database needs
+	roles    []Role   // that the database needs
+	objects  []Object // the old database's fingerprint at that moment
 	redact   func(error) error
 }
 
@@ -31,7 +34,8 @@ const lockWait = "60000"
 
 // Dump writes an archive of the schema of old into a new folder (mode 0700) in
 // dir, or in the usual place of temporary files when dir is empty. The caller
-// closes the archive, which removes the folder. Nothing on old changes; pg_dump
+// closes the archive, which removes the folder; folders that killed processes of
+// this user have left there go too. Nothing on old changes; pg_dump
 // holds ACCESS SHARE on every table meanwhile. The work ends with ctx.
 // https://www.postgresql.org/docs/current/app-pgdump.html
 func Dump(ctx context.Context, old *pg.Server, dir string) (*Archive, error) {
@@ -39,11 +43,11 @@ func Dump(ctx context.Context, old *pg.Server, dir string) (*Archive, error) {
 	if err != nil {
 		return nil, err
 	}
-	folder, err := os.MkdirTemp(dir, "pgcutover-schema-") // mode 0700
+	folder, lock, err := makeFolder(dir)
 	if err != nil {
-		return nil, fmt.Errorf("making a temporary folder for the schema: %w", err)
+		return nil, err
 	}
-	a := &Archive{dir: folder, path: filepath.Join(folder, "schema.dump"), tools: programs, redact: old.Redacted}
+	a := &Archive{dir: folder, lock: lock, path: filepath.Join(folder, "schema.dump"), tools: programs, redact: old.Redacted}
 	if err := a.write(ctx, old); err != nil {
 		//nolint:errcheck // the dump's failure counts; what is left is a folder of the system's temporary files
 		a.Close()
@@ -54,7 +58,12 @@ func Dump(ctx context.Context, old *pg.Server, dir string) (*Archive, error) {
 
 // Close removes the archive's files. It may be called more than once.
 func (a *Archive) Close() error {
-	if err := os.RemoveAll(a.dir); err != nil {
+	err := os.RemoveAll(a.dir)
+	if a.lock != nil {
+		err = errors.Join(err, a.lock.Close())
+		a.lock = nil
+	}
+	if err != nil {
 		return fmt.Errorf("removing the schema's temporary folder: %w", err)
 	}
 	return nil
@@ -89,8 +98,15 @@ func (a *Archive) write(ctx context.Context, old *pg.Server) error {
 	if a.roles, err = rolesOf(ctx, tx); err != nil {
 		return err
 	}
+	if a.objects, err = fingerprint(ctx, tx, old.Major()); err != nil {
+		return fmt.Errorf("reading the schema: %w", err)
+	}
 	return a.readSections(ctx)
 }
+
+// Fingerprint returns the fingerprint of the old database in the transaction of
+// the dump.
+func (a *Archive) Fingerprint() []Object { return a.objects }
 
 // dump runs pg_dump.
 func (a *Archive) dump(ctx context.Context, old *pg.Server, snapshot string) error {

@@ -3,6 +3,7 @@ package schema
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -18,6 +19,7 @@ type facts struct {
 	ourComments map[string]bool    // tags of comments on them
 	identities  map[address]key    // what each object is called on any server
 	tables      map[address]uint32 // the table that an index or constraint is on
+	extensions  map[address]bool   // extensions, and the schemas that MakeExtensions makes for them
 }
 
 // excluded reports whether the entry is never restored: the tool's own objects,
@@ -77,9 +79,9 @@ func readFacts(ctx context.Context, tx pgx.Tx) (facts, error) {
 	f := facts{
 		identity: map[address]bool{}, attached: map[string]bool{},
 		unowned: map[address]bool{}, ours: map[address]bool{}, ourComments: map[string]bool{},
-		identities: map[address]key{}, tables: map[address]uint32{},
+		identities: map[address]key{}, tables: map[address]uint32{}, extensions: map[address]bool{},
 	}
-	for _, read := range []func(context.Context, pgx.Tx) error{f.readIdentity, f.readAttached, f.readPublic, f.readOurs} {
+	for _, read := range []func(context.Context, pgx.Tx) error{f.readIdentity, f.readAttached, f.readPublic, f.readOurs, f.readExtensions} {
 		if err := read(ctx, tx); err != nil {
 			return facts{}, err
 		}
@@ -168,6 +170,31 @@ func (f facts) readAttached(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
+// extensionEntriesSQL lists the extensions, and the schemas that hold one without being
+// a part of it.
+const extensionEntriesSQL = `
+select 'pg_extension'::regclass::oid, oid
+  from pg_extension
+ where extname <> 'plpgsql'
+union
+select 'pg_namespace'::regclass::oid, n.oid
+  from pg_extension e
+  join pg_namespace n on n.oid = e.extnamespace
+ where n.nspname not in ('public', 'pg_catalog')
+   and not exists (select from pg_depend d
+                    where d.classid = 'pg_namespace'::regclass and d.objid = n.oid and d.deptype = 'e')`
+
+func (f facts) readExtensions(ctx context.Context, tx pgx.Tx) error {
+	return readSet(ctx, tx, "extensions", extensionEntriesSQL, f.extensions)
+}
+
+// withoutExtensions leaves out what MakeExtensions has made.
+func (a *Archive) withoutExtensions(entries []entry) []entry {
+	return slices.DeleteFunc(slices.Clone(entries), func(e entry) bool {
+		return (e.desc == "EXTENSION" || e.desc == "SCHEMA") && a.facts.extensions[e.address]
+	})
+}
+
 // publicSQL finds the schema public when it belongs to the bootstrap superuser,
 // as initdb before 15 left it. Its entry in the archive only sets the owner:
 // that of the new server is as good, and only a superuser could change it.
@@ -180,7 +207,8 @@ func (f facts) readPublic(ctx context.Context, tx pgx.Tx) error {
 	return readSet(ctx, tx, "the schema public", publicSQL, f.unowned)
 }
 
-// oursSQL lists the triggers and event triggers of the tool, with what a
+// oursSQL lists the triggers and event triggers of the tool, told by their
+// function, since the application's names are its own affair, with what a
 // comment on each is called in a table of contents. Which names are quoted
 // there depends on the keywords that the client knows: so all ways are given.
 const oursSQL = `
@@ -193,13 +221,13 @@ select 'pg_trigger'::regclass::oid, g.oid, n.nspname::text,
   join pg_namespace n on n.oid = c.relnamespace
   join pg_proc p on p.oid = g.tgfoid
   join pg_namespace pn on pn.oid = p.pronamespace
- where not g.tgisinternal and (g.tgname ~ '^pgcutover_' or pn.nspname = 'pgcutover')
+ where not g.tgisinternal and pn.nspname = 'pgcutover'
 union all
 select 'pg_event_trigger'::regclass::oid, v.oid, '-', array[format('EVENT TRIGGER %I', v.evtname)]
   from pg_event_trigger v
   join pg_proc p on p.oid = v.evtfoid
   join pg_namespace pn on pn.oid = p.pronamespace
- where v.evtname ~ '^pgcutover_' or pn.nspname = 'pgcutover'`
+ where pn.nspname = 'pgcutover'`
 
 func (f facts) readOurs(ctx context.Context, tx pgx.Tx) error {
 	rows, err := tx.Query(ctx, oursSQL)

@@ -10,26 +10,33 @@ import (
 )
 
 // Fingerprint describes the schema of the application on s, object by object,
-// ordered by kind and identity. What is compared for each kind:
+// ordered by kind and identity. The definition of each kind is told in words that
+// mean the same on every major:
 //
 //	table             kind of table, logged or not, what it inherits from or is a
-//	                  partition of, replica identity, row security
+//	                  partition of, replica identity, row security, storage parameters
 //	column            of tables, views and composite types: type, collation,
 //	                  NOT NULL, identity, generated, whether there is a default
 //	index             table, columns, method, uniqueness, whether it is partial
 //	constraint        columns, what it references and how, deferrable, validated
-//	trigger           events, function, whether and when it fires
+//	trigger           events, columns, function, arguments, whether and when it fires
 //	sequence          type, bounds, increment, cache, cycle, the column that owns it
-//	function          kind, result, language, volatility, whose rights it runs with
+//	function          kind, result, language, volatility, whose rights it runs with,
+//	                  settings, costs, body
 //	type              labels of an enum, base of a domain, subtype of a range
 //	extension         its schema, not its version
+//	policy            command, roles, permissive or not
 //	everything else   that it exists
 //
-// Texts that Postgres prints differently from major to major (bodies of views
-// and functions, expressions of defaults, checks and indexes) are left out, and
-// so are owners, rights and comments, invalid indexes (pg_dump leaves them out
-// too), and what partitions have from their parents beside indexes. All is read
-// in one transaction of s, in about a dozen queries.
+// What Postgres prints of views, defaults, checks, index expressions, partition
+// bounds, conditions of triggers and so on is the aspect [Expression]; its text
+// depends on the major. Owner, privileges, comment and the settings of columns are
+// aspects too: a server may begin with others than the one that they come from. See
+// [Baseline] for how these are compared all the same.
+//
+// Left out are invalid indexes (pg_dump leaves them out too), security labels, and
+// what partitions have from their parents beside indexes. All is read in one
+// transaction of s, in about twenty queries.
 func Fingerprint(ctx context.Context, s *pg.Server) ([]Object, error) {
 	for attempt := 1; ; attempt++ {
 		objects, err := readFingerprint(ctx, s)
@@ -64,30 +71,35 @@ func fingerprint(ctx context.Context, q querier, major int) ([]Object, error) {
 	for _, part := range []struct {
 		what string
 		sql  string
+		args []any
 	}{
-		{"tables and views", relationsSQL},
-		{"columns", columnsQuery(major)},
-		{"indexes", indexesQuery(major)},
-		{"constraints", constraintsQuery(major)},
-		{"triggers", triggersQuery(major)},
-		{"sequences", sequencesSQL},
-		{"functions", functionsQuery(major)},
-		{"types", typesSQL},
-		{"extensions", extensionsSQL},
+		{"tables and views", relationsSQL, nil},
+		{"columns", columnsQuery(major), nil},
+		{"indexes", indexesQuery(major), nil},
+		{"constraints", constraintsQuery(major), nil},
+		{"triggers", triggersQuery(major), nil},
+		{"sequences", sequencesSQL, nil},
+		{"functions", functionsQuery(major), nil},
+		{"types", typesSQL, nil},
+		{"extensions", extensionsSQL, nil},
+		{"rules", rulesSQL, nil},
+		{"policies", policiesSQL, nil},
+		{"statistics objects", statisticsSQL, nil},
+		{"event triggers", eventTriggersSQL, nil},
+		{"default privileges", defaultPrivilegesSQL, []any{since17}},
 	} {
-		rows, err := q.Query(ctx, part.sql)
+		rows, err := q.Query(ctx, part.sql, part.args...)
 		if err != nil {
 			return nil, fmt.Errorf("reading %s: %w", part.what, err)
 		}
-		objects, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Object, error) {
-			var o Object
-			err := row.Scan(&o.Kind, &o.Identity, &o.Section, &o.Definition)
-			return o, err
-		})
+		objects, err := pgx.CollectRows(rows, scanObject)
 		if err != nil {
 			return nil, fmt.Errorf("reading %s: %w", part.what, err)
 		}
 		all = append(all, objects...)
+	}
+	if err := readFiles(ctx, q, all); err != nil {
+		return nil, err
 	}
 	items, err := inventory(ctx, q)
 	if err != nil {
@@ -98,8 +110,61 @@ func fingerprint(ctx context.Context, q querier, major int) ([]Object, error) {
 			all = append(all, Object{Kind: i.Kind, Identity: i.Identity, Section: section})
 		}
 	}
+	more, err := readAspects(ctx, q, major)
+	if err != nil {
+		return nil, err
+	}
+	withAspects(all, items, more)
 	sortObjects(all)
 	return all, nil
+}
+
+// filesSQL tells tables apart whatever they are called.
+const filesSQL = `
+select format('%I.%I', n.nspname, c.relname), c.oid, c.relnatts::int, c.relfilenode::bigint
+  from pg_class c
+  join pg_namespace n on n.oid = c.relnamespace
+ where c.relkind in ('r', 'p')
+   and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'pgcutover')`
+
+// readFiles adds to the tables by what they are known when they get another name.
+func readFiles(ctx context.Context, q querier, objects []Object) error {
+	at := map[string]int{}
+	for i, o := range objects {
+		if o.Kind == kindTable {
+			at[o.Identity] = i
+		}
+	}
+	rows, err := q.Query(ctx, filesSQL)
+	if err != nil {
+		return fmt.Errorf("reading tables: %w", err)
+	}
+	var (
+		identity string
+		oid      uint32
+		columns  int
+		file     int64
+	)
+	_, err = pgx.ForEachRow(rows, []any{&identity, &oid, &columns, &file}, func() error {
+		if i, found := at[identity]; found {
+			objects[i].oid, objects[i].columns, objects[i].file = oid, columns, file
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("reading tables: %w", err)
+	}
+	return nil
+}
+
+func scanObject(row pgx.CollectableRow) (Object, error) {
+	var (
+		o          Object
+		expression string
+	)
+	err := row.Scan(&o.Kind, &o.Identity, &o.Section, &o.Definition, &expression, &o.On, &o.Parent)
+	o.describe(Expression, expression)
+	return o, err
 }
 
 // existenceOnly are the kinds of which only the existence is compared, with the
@@ -122,10 +187,6 @@ var existenceOnly = map[string]Section{
 	"language":                  PreData,
 	"transform":                 PreData,
 	"access method":             PreData,
-	kindRule:                    PostData,
-	kindPolicy:                  PostData,
-	kindStatistics:              PostData,
-	kindEventTrigger:            PostData,
 }
 
 // Missing lists the objects of the old database that the new one does not have,
@@ -145,7 +206,7 @@ func Missing(ctx context.Context, old, new *pg.Server, sections ...Section) ([]O
 	present := keysOf(have)
 	var out []Object
 	for _, o := range want {
-		if !present[o.key()] && o.Section.among(sections) {
+		if !present[o.key()] && o.Section.among(sections) && o.Kind != kindDefaults {
 			out = append(out, o)
 		}
 	}

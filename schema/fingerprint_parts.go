@@ -1,7 +1,8 @@
 package schema
 
 // The queries of the fingerprint that read what stands on tables: indexes,
-// constraints, triggers. Each returns kind, identity, section and definition.
+// constraints, triggers. Each returns kind, identity, section, definition,
+// expression, the table, and what the object inherits from.
 
 // indexesSQL10 is for 10, which knows neither INCLUDE nor partitioned indexes.
 const indexesSQL10 = `
@@ -20,7 +21,18 @@ select 'index',
               from unnest(i.indkey::int2[]) with ordinality k (attnum, ord)
               left join unnest(i.indoption::int2[]) with ordinality o (option, ord) on o.ord = k.ord
               left join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum),
-           case when i.indpred is not null then 'where' end)
+           case when i.indpred is not null then 'where' end,
+           case when i.indisclustered then 'clustered' end),
+       pg_get_indexdef(x.oid),
+       (select format('%I.%I', tn.nspname, tc.relname)
+          from pg_class tc
+          join pg_namespace tn on tn.oid = tc.relnamespace
+         where tc.oid = i.indrelid),
+       coalesce((select format('%I.%I', hn.nspname, hc.relname)
+                   from pg_inherits h
+                   join pg_class hc on hc.oid = h.inhparent
+                   join pg_namespace hn on hn.oid = hc.relnamespace
+                  where h.inhrelid = x.oid), '')
   from pg_index i
   join pg_class x on x.oid = i.indexrelid
   join pg_namespace n on n.oid = x.relnamespace
@@ -51,7 +63,18 @@ select 'index',
               left join unnest(i.indoption::int2[]) with ordinality o (option, ord) on o.ord = k.ord
               left join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum),
            case when i.indpred is not null then 'where' end,
-           case when not i.indisvalid then 'invalid' end)
+           case when i.indisclustered then 'clustered' end,
+           case when not i.indisvalid then 'invalid' end),
+       pg_get_indexdef(x.oid),
+       (select format('%I.%I', tn.nspname, tc.relname)
+          from pg_class tc
+          join pg_namespace tn on tn.oid = tc.relnamespace
+         where tc.oid = i.indrelid),
+       coalesce((select format('%I.%I', hn.nspname, hc.relname)
+                   from pg_inherits h
+                   join pg_class hc on hc.oid = h.inhparent
+                   join pg_namespace hn on hn.oid = hc.relnamespace
+                  where h.inhrelid = x.oid), '')
   from pg_index i
   join pg_class x on x.oid = i.indexrelid
   join pg_namespace n on n.oid = x.relnamespace
@@ -93,7 +116,14 @@ select case when k.conrelid <> 0 then 'table constraint' else 'domain constraint
                || format(' match %s on update %s on delete %s', k.confmatchtype, k.confupdtype, k.confdeltype) end,
            case when k.condeferrable then 'deferrable' end,
            case when k.condeferred then 'deferred' end,
-           case when not k.convalidated then 'not valid' end)
+           case when not k.convalidated then 'not valid' end),
+       pg_get_constraintdef(k.oid),
+       case when k.conrelid <> 0 then (select format('%I.%I', tn.nspname, tc.relname)
+                                         from pg_class tc
+                                         join pg_namespace tn on tn.oid = tc.relnamespace
+                                        where tc.oid = k.conrelid)
+                                 else k.contypid::regtype::text end,
+       ''
   from pg_constraint k
   join pg_namespace n on n.oid = k.connamespace
   left join pg_index i on i.indexrelid = k.conindid and i.indrelid = k.conrelid and k.contype in ('p', 'u', 'x')
@@ -130,7 +160,14 @@ select case when k.conrelid <> 0 then 'table constraint' else 'domain constraint
                || format(' match %s on update %s on delete %s', k.confmatchtype, k.confupdtype, k.confdeltype) end,
            case when k.condeferrable then 'deferrable' end,
            case when k.condeferred then 'deferred' end,
-           case when not k.convalidated then 'not valid' end)
+           case when not k.convalidated then 'not valid' end),
+       pg_get_constraintdef(k.oid),
+       case when k.conrelid <> 0 then (select format('%I.%I', tn.nspname, tc.relname)
+                                         from pg_class tc
+                                         join pg_namespace tn on tn.oid = tc.relnamespace
+                                        where tc.oid = k.conrelid)
+                                 else k.contypid::regtype::text end,
+       ''
   from pg_constraint k
   join pg_namespace n on n.oid = k.connamespace
   left join pg_index i on i.indexrelid = k.conindid and i.indrelid = k.conrelid and k.contype in ('p', 'u', 'x')
@@ -165,15 +202,23 @@ select 'trigger',
            case when g.tgqual is not null then 'when' end,
            case when g.tgdeferrable then 'deferrable' end,
            case when g.tginitdeferred then 'deferred' end,
+           (select 'of ' || string_agg(quote_ident(a.attname), ', ' order by a.attname)
+              from unnest(g.tgattr::int2[]) u (attnum)
+              join pg_attribute a on a.attrelid = g.tgrelid and a.attnum = u.attnum),
+           'old table ' || g.tgoldtable, 'new table ' || g.tgnewtable,
            'execute', g.tgfoid::regprocedure,
-           case g.tgenabled when 'O' then '' when 'D' then 'disabled' when 'A' then 'always' else 'replica' end)
+           case when g.tgnargs > 0 then '(' || encode(g.tgargs, 'escape') || ')' end,
+           case g.tgenabled when 'O' then '' when 'D' then 'disabled' when 'A' then 'always' else 'replica' end),
+       case when g.tgqual is not null then substring(pg_get_triggerdef(g.oid) from ' WHEN (.*) EXECUTE (?:PROCEDURE|FUNCTION) ') else '' end,
+       format('%I.%I', n.nspname, c.relname),
+       ''
   from pg_trigger g
   join pg_class c on c.oid = g.tgrelid
   join pg_namespace n on n.oid = c.relnamespace
   join pg_proc p on p.oid = g.tgfoid
   join pg_namespace pn on pn.oid = p.pronamespace
  where not g.tgisinternal
-   and g.tgname !~ '^pgcutover_' and pn.nspname <> 'pgcutover'
+   and pn.nspname <> 'pgcutover'
    and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'pgcutover')
    and not exists (select from pg_depend e
                     where e.classid = 'pg_class'::regclass and e.objid = g.tgrelid and e.deptype = 'e')`
@@ -193,15 +238,23 @@ select 'trigger',
            case when g.tgqual is not null then 'when' end,
            case when g.tgdeferrable then 'deferrable' end,
            case when g.tginitdeferred then 'deferred' end,
+           (select 'of ' || string_agg(quote_ident(a.attname), ', ' order by a.attname)
+              from unnest(g.tgattr::int2[]) u (attnum)
+              join pg_attribute a on a.attrelid = g.tgrelid and a.attnum = u.attnum),
+           'old table ' || g.tgoldtable, 'new table ' || g.tgnewtable,
            'execute', g.tgfoid::regprocedure,
-           case g.tgenabled when 'O' then '' when 'D' then 'disabled' when 'A' then 'always' else 'replica' end)
+           case when g.tgnargs > 0 then '(' || encode(g.tgargs, 'escape') || ')' end,
+           case g.tgenabled when 'O' then '' when 'D' then 'disabled' when 'A' then 'always' else 'replica' end),
+       case when g.tgqual is not null then substring(pg_get_triggerdef(g.oid) from ' WHEN (.*) EXECUTE (?:PROCEDURE|FUNCTION) ') else '' end,
+       format('%I.%I', n.nspname, c.relname),
+       ''
   from pg_trigger g
   join pg_class c on c.oid = g.tgrelid
   join pg_namespace n on n.oid = c.relnamespace
   join pg_proc p on p.oid = g.tgfoid
   join pg_namespace pn on pn.oid = p.pronamespace
  where not g.tgisinternal and g.tgparentid = 0
-   and g.tgname !~ '^pgcutover_' and pn.nspname <> 'pgcutover'
+   and pn.nspname <> 'pgcutover'
    and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'pgcutover')
    and not exists (select from pg_depend e
                     where e.classid = 'pg_class'::regclass and e.objid = g.tgrelid and e.deptype = 'e')`

@@ -31,6 +31,10 @@ const (
 	kindStatistics   = "statistics object"
 	kindPublication  = "publication"
 	kindSubscription = "subscription"
+	kindConstraint   = "table constraint"
+	kindDefaults     = "default privileges"
+	kindView         = "view"
+	kindMatview      = "materialized view"
 )
 
 // address is an object's place in the catalogs of one database.

@@ -23,6 +23,24 @@ type Object struct {
 	// Section is the section whose restore makes the object; empty where
 	// unknown.
 	Section Section `json:"section,omitempty"`
+	// Aspects are what is compared beside the definition.
+	Aspects map[Aspect]string `json:"aspects,omitempty"`
+	// On is the table, view, type or column that the object is a part of.
+	On string `json:"on,omitempty"`
+	// Parent is what a table, or an index of a partition, inherits from.
+	Parent string `json:"parent,omitempty"`
+
+	oid     uint32 // of tables
+	columns int    // the highest number that a column of the table ever had
+	file    int64  // changes when a table is rewritten
+}
+
+// text returns an aspect's value, the definition included.
+func (o Object) text(a Aspect) string {
+	if a == Definition {
+		return o.Definition
+	}
+	return o.Aspects[a]
 }
 
 // String returns kind and identity: table public.orders.
@@ -58,58 +76,6 @@ const (
 	Extra   What = "extra"     // on the new server only
 	Changed What = "different" // on both, with different definitions
 )
-
-// Difference is one object that is not the same on both servers.
-type Difference struct {
-	What     What   `json:"what"`
-	Kind     string `json:"kind"`
-	Identity string `json:"identity"`
-	Old      string `json:"old,omitempty"` // the definition on the old server
-	New      string `json:"new,omitempty"` // the definition on the new server
-}
-
-// String describes the difference in one line.
-func (d Difference) String() string {
-	switch d.What {
-	case Absent:
-		return fmt.Sprintf("%s %s is missing on the new server", d.Kind, d.Identity)
-	case Extra:
-		return fmt.Sprintf("%s %s is on the new server only", d.Kind, d.Identity)
-	default:
-		return fmt.Sprintf("%s %s is %q on the old server, %q on the new one", d.Kind, d.Identity, d.Old, d.New)
-	}
-}
-
-// Diff compares the fingerprints of the old and the new database. The result is
-// ordered by kind and identity; it is empty when the schemas are equal. An
-// extension on the new server only is no difference: providers install theirs
-// in every database.
-func Diff(old, new []Object) []Difference {
-	onNew := make(map[key]Object, len(new))
-	for _, o := range new {
-		onNew[o.key()] = o
-	}
-	var out []Difference
-	for _, o := range old {
-		n, found := onNew[o.key()]
-		delete(onNew, o.key())
-		switch {
-		case !found:
-			out = append(out, Difference{What: Absent, Kind: o.Kind, Identity: o.Identity, Old: o.Definition})
-		case n.Definition != o.Definition:
-			out = append(out, Difference{What: Changed, Kind: o.Kind, Identity: o.Identity, Old: o.Definition, New: n.Definition})
-		}
-	}
-	for _, n := range onNew {
-		if n.Kind != kindExtension {
-			out = append(out, Difference{What: Extra, Kind: n.Kind, Identity: n.Identity, New: n.Definition})
-		}
-	}
-	slices.SortFunc(out, func(a, b Difference) int {
-		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Identity, b.Identity))
-	})
-	return out
-}
 
 // list names the first objects of a long list: "a, b, c and 7 more".
 func list(objects []Object) string {

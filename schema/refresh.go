@@ -3,6 +3,7 @@ package schema
 import (
 	"context"
 	"fmt"
+	"maps"
 
 	"github.com/jackc/pgx/v5"
 
@@ -32,7 +33,9 @@ func Refresh(ctx context.Context, old, new *pg.Server, progress func(string)) er
 	if err != nil || len(pending) == 0 {
 		return err
 	}
-	conn, err := new.Connect(ctx, "refresh", pg.LongRunning())
+	settings := pg.LongRunning()
+	maps.Copy(settings, new.QuietSession()) // an event trigger that writes would meet the closed fence
+	conn, err := new.Connect(ctx, "refresh", settings)
 	if err != nil {
 		return err
 	}

@@ -63,6 +63,12 @@ func (a *Archive) restore(ctx context.Context, new *pg.Server, section Section, 
 			return err
 		}
 	}
+	if section == PreData {
+		var err error
+		if entries, err = a.schemasFirst(ctx, new, entries, o); err != nil {
+			return err
+		}
+	}
 	if o.Jobs > 1 && section == PostData {
 		parallel, rest := a.facts.independent(entries)
 		if len(parallel) > 0 {

@@ -51,7 +51,7 @@ func TestRestoreErrorNamesTheRole(t *testing.T) {
 		if want := `ALTER TABLE public."Not ""theirs" OWNER TO ` + role + `;`; e.Command != want {
 			t.Errorf("the statement is %q, want %q", e.Command, want)
 		}
-		if want := `CREATE ROLE ` + role + ` LOGIN CREATEDB CONNECTION LIMIT 3;`; !strings.Contains(advice, want) {
+		if want := `create role ` + role + ` login connection limit 3 createdb;`; !strings.Contains(advice, want) {
 			t.Errorf("the hint is %q, want %q in it", advice, want)
 		}
 	})

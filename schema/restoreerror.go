@@ -136,8 +136,8 @@ func (a *Archive) advise(ctx context.Context, new *pg.Server, e *RestoreError) (
 	}
 	var lines []string
 	for _, r := range missing {
-		if names(e.Command, r.Name) || names(e.Message, r.Name) {
-			lines = append(lines, r.Create)
+		if mentions(e.Command, r.Name) || mentions(e.Message, r.Name) {
+			lines = append(lines, r.Create())
 		}
 	}
 	if len(lines) > 0 {
@@ -149,6 +149,10 @@ func (a *Archive) advise(ctx context.Context, new *pg.Server, e *RestoreError) (
 		strings.Contains(e.Message, "must be member of role"):
 		return fmt.Sprintf("role %q on the new server lacks a right: let it be a member of every role that owns objects (GRANT ... TO %s), or connect as a superuser",
 			new.User(), pgx.Identifier{new.User()}.Sanitize()), nil
+	case strings.HasPrefix(e.Entry, "INDEX ATTACH ") && strings.Contains(e.Message, "cannot attach index"):
+		return "PostgreSQL cannot attach the indexes of an exclusion constraint on a partitioned table: on the old server drop it there and give each partition one of its own; pgcutover check prints the statements", nil
+	case strings.Contains(e.Message, "security label provider"):
+		return "the labels need their provider on the new server too: add its library to shared_preload_libraries (or session_preload_libraries) there, or remove the labels on the old server", nil
 	case strings.Contains(e.Message, "default_tablespace"):
 		return "create the tablespace on the new server: CREATE TABLESPACE ... LOCATION ...", nil
 	case strings.Contains(e.Message, "out of shared memory"):
@@ -157,8 +161,8 @@ func (a *Archive) advise(ctx context.Context, new *pg.Server, e *RestoreError) (
 	return "", nil
 }
 
-// names reports whether the text mentions the role, quoted or plain.
-func names(text, role string) bool {
+// mentions reports whether the text names the role, quoted or plain.
+func mentions(text, role string) bool {
 	if strings.Contains(text, pgx.Identifier{role}.Sanitize()) || strings.Contains(text, `"`+role+`"`) {
 		return true
 	}

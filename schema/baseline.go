@@ -1,0 +1,236 @@
+package schema
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+)
+
+// Baseline remembers what the two servers of a move say of the same thing in
+// different words.
+//
+// A view, a default or a check is printed anew by every server, and majors print
+// differently; owners and privileges begin differently where a schema comes from
+// initdb. Comparing such texts as they are would raise false alarms, leaving them
+// out would miss changes. So, when a schema has been restored, each text of the old
+// server that is not, letter by letter, that of the new one is kept with it, as a
+// pair that means the same. From then on two texts agree when they are equal or
+// such a pair; anything else was changed on one of the servers. Nothing is kept of
+// the texts that are equal, which are nearly all.
+//
+// What the old server said is taken in the transaction in which the schema is
+// dumped: a change on the old server between the dump and the end of the restore
+// is a change, and no pair is made of it.
+type Baseline struct {
+	// Dumped are the texts that the old server had when an object was dumped
+	// first, until what has become of them on the new server is known.
+	Dumped map[string]string `json:"dumped,omitempty"`
+	// Pairs are the texts that mean the same.
+	Pairs map[string][]string `json:"pairs"`
+	// Tables are those of the old server, by name, as they were when they were
+	// last in line with the new one's.
+	Tables map[string]Known `json:"tables,omitempty"`
+}
+
+// Known is by what a table on the old server is known when it gets another name,
+// other columns, or is rewritten.
+type Known struct {
+	OID     uint32 `json:"oid"`
+	Columns int    `json:"columns"` // the highest number that a column ever had
+	File    int64  `json:"file"`
+}
+
+func (b *Baseline) table(name string) (Known, bool) {
+	if b == nil {
+		return Known{}, false
+	}
+	k, found := b.Tables[name]
+	return k, found
+}
+
+// rewritten reports whether the table's rows may have been written anew since.
+func (b *Baseline) rewritten(name string, file int64) bool {
+	k, found := b.table(name)
+	return !found || k.File != file
+}
+
+// know remembers a table of the old server.
+func (b *Baseline) know(o Object) {
+	if o.Kind != kindTable {
+		return
+	}
+	if b.Tables == nil {
+		b.Tables = map[string]Known{}
+	}
+	b.Tables[o.Identity] = Known{OID: o.oid, Columns: o.columns, File: o.file}
+}
+
+// NewBaseline returns one that knows of no differences in words.
+func NewBaseline() *Baseline {
+	return &Baseline{Dumped: map[string]string{}, Pairs: map[string][]string{}}
+}
+
+// digest shortens a text.
+func digest(parts ...string) string {
+	h := sha256.New()
+	for _, p := range parts {
+		h.Write([]byte(p))
+		h.Write([]byte{0})
+	}
+	return hex.EncodeToString(h.Sum(nil)[:8])
+}
+
+func (o Object) aspectID(a Aspect) string { return digest(o.Kind, o.Identity, string(a)) }
+
+// Dump remembers what the archive's objects were like on the old server. An
+// object that an earlier dump had stays as it was then: that is what was
+// restored.
+func (b *Baseline) Dump(archived []Object) {
+	if b.Dumped == nil {
+		b.Dumped = map[string]string{}
+	}
+	for _, o := range archived {
+		if _, found := b.table(o.Identity); !found {
+			b.know(o)
+		}
+		for _, a := range aspects {
+			id := o.aspectID(a)
+			if text := o.text(a); text != "" && b.Dumped[id] == "" {
+				b.Dumped[id] = digest(text)
+			}
+		}
+	}
+}
+
+// late reports whether the object may get its last form with PostData only:
+// pg_dump makes a view without its query where the query needs a primary key,
+// and a function whose body does so later.
+func (o Object) late() bool {
+	return o.Section == PostData || slices.Contains([]string{kindView, "function", "procedure"}, o.Kind)
+}
+
+// Restored pairs what was dumped with what the new server says now, after all
+// sections (whole), or after those that come before the data. The latter settles
+// expressions only: the rest is restored at the end.
+func (b *Baseline) Restored(new []Object, whole bool) {
+	for _, o := range new {
+		for _, a := range aspects {
+			if late := o.late() || a != Expression; late != whole {
+				continue
+			}
+			was, is := b.Dumped[o.aspectID(a)], ""
+			if text := o.text(a); text != "" {
+				is = digest(text)
+			}
+			b.pair(o, a, was, is)
+		}
+	}
+	if whole {
+		b.Dumped = nil
+	}
+}
+
+// Applied pairs what both servers say of what the fixes have just made the same;
+// old is the fingerprint that they were derived from. Tables are known by what
+// they are in it where nothing of them differs any more.
+func (b *Baseline) Applied(old, new []Object, fixes []Fix) {
+	same := map[string]bool{}
+	for _, f := range fixes {
+		for _, d := range append([]Difference{f.Difference}, f.Difference.Parts...) {
+			a := d.Aspect
+			if a == Definition {
+				a = Expression
+			}
+			same[d.object.aspectID(a)] = true
+		}
+	}
+	b.accept(old, new, same)
+	differ := map[string]bool{}
+	for _, d := range b.Compare(old, new) {
+		for _, part := range append([]Difference{d}, d.Parts...) {
+			differ[part.Identity], differ[part.object.On] = true, true
+		}
+	}
+	before, byOID := b.Tables, map[uint32]Known{}
+	b.Tables = map[string]Known{}
+	for name, k := range before {
+		byOID[k.OID] = k
+		if differ[name] {
+			b.Tables[name] = k
+		}
+	}
+	for _, o := range old {
+		k, renamed := byOID[o.oid]
+		switch _, found := b.Tables[o.Identity]; {
+		case !differ[o.Identity]:
+			b.know(o)
+		case o.Kind == kindTable && !found && renamed:
+			b.Tables[o.Identity] = k // by its new name, with differences left
+		}
+	}
+}
+
+func (b *Baseline) accept(old, new []Object, same map[string]bool) {
+	onNew := make(map[key]Object, len(new))
+	for _, o := range new {
+		onNew[o.key()] = o
+	}
+	for _, o := range old {
+		n, found := onNew[o.key()]
+		if !found {
+			continue
+		}
+		for _, a := range aspects {
+			if same[o.aspectID(a)] {
+				b.pair(o, a, short(o.text(a)), short(n.text(a)))
+			}
+		}
+	}
+}
+
+func short(text string) string {
+	if text == "" {
+		return ""
+	}
+	return digest(text)
+}
+
+func (b *Baseline) pair(o Object, a Aspect, old, new string) {
+	if old == new {
+		return
+	}
+	if b.Pairs == nil {
+		b.Pairs = map[string][]string{}
+	}
+	id, words := o.aspectID(a), old+":"+new
+	if !slices.Contains(b.Pairs[id], words) {
+		b.Pairs[id] = append(b.Pairs[id], words)
+	}
+}
+
+// Compare lists what differs between the old and the new database, ordered by
+// kind and identity. With a nil Baseline only definitions are compared: then
+// nobody knows which words mean the same. See [Diff] for what is no difference.
+func (b *Baseline) Compare(old, new []Object) []Difference {
+	if b == nil {
+		return Diff(old, new)
+	}
+	return fold(compare(old, new, b.same), old, new)
+}
+
+func (b *Baseline) same(o Object, a Aspect, old, new string) bool {
+	return slices.Contains(b.Pairs[o.aspectID(a)], short(old)+":"+short(new))
+}
+
+// BeforePostData leaves out what a restore that has not come to PostData yet has
+// still to bring, and what is settled only then: see [Baseline.Restored].
+func BeforePostData(differences []Difference) []Difference {
+	var out []Difference
+	for _, d := range differences {
+		settled := d.Aspect == Definition || d.Aspect == Expression
+		if settled && !d.object.late() {
+			out = append(out, d)
+		}
+	}
+	return out
+}
