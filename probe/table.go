@@ -341,7 +341,7 @@ func Install(ctx context.Context, s *pg.Server) error {
 		if err := tx.QueryRow(ctx, installedSQL).Scan(&there); err != nil || there {
 			return err
 		}
-		if _, err := tx.Exec(ctx, installSQL); err != nil {
+		if _, err := tx.Exec(ctx, s.Quiet(installSQL)); err != nil {
 			return fmt.Errorf("making table pgcutover.probe on the %s server: %w", s.Side(), err)
 		}
 		return nil

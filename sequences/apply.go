@@ -24,6 +24,9 @@ type Options struct {
 	// RESTART WITH, as Script prints it: transactional, and under a lock that
 	// keeps nextval of other sessions out from the look to the commit.
 	Fast bool
+	// Settings are put before ALTER SEQUENCE, as in "SET LOCAL <setting>":
+	// pg.Server's QuietSettings, which keep event triggers from firing for it.
+	Settings []string
 }
 
 // Apply makes the changes on the server behind q, the new one, and returns
@@ -68,6 +71,9 @@ func applyPart(ctx context.Context, q Querier, changes []Change, o Options) ([]C
 	}
 	var made []Change
 	err = pgx.BeginFunc(ctx, q, func(tx pgx.Tx) error {
+		if err := set(ctx, tx, tasks, o.Settings); err != nil {
+			return err
+		}
 		due, err := lookAgain(ctx, tx, tasks)
 		if err != nil {
 			return err
@@ -84,6 +90,19 @@ func applyPart(ctx context.Context, q Querier, changes []Change, o Options) ([]C
 		return nil, err
 	}
 	return made, nil
+}
+
+// set makes the settings for the transaction when a sequence will be altered.
+func set(ctx context.Context, tx pgx.Tx, tasks []task, settings []string) error {
+	if !slices.ContainsFunc(tasks, func(t task) bool { return t.restart }) {
+		return nil
+	}
+	for _, setting := range settings {
+		if _, err := tx.Exec(ctx, "set local "+setting); err != nil {
+			return fmt.Errorf("setting %s for the transaction: %w", setting, err)
+		}
+	}
+	return nil
 }
 
 // prepare chooses the means for each change from the rights of the role.
@@ -128,7 +147,7 @@ func lookAgain(ctx context.Context, tx pgx.Tx, tasks []task) ([]task, error) {
 	var b pgx.Batch
 	for _, t := range tasks {
 		if t.restart {
-			b.Queue(fmt.Sprintf("ALTER SEQUENCE %s INCREMENT BY %d", t.change.Ident(), t.found.increment))
+			b.Queue(lockSQL(t.change.Ref, t.found.increment))
 		}
 		b.Queue(selectValue(t.change.Ref))
 	}

@@ -81,19 +81,23 @@ func milliseconds(d time.Duration) string {
 // database's or the role's settings say. The first stage is to be over soon,
 // hence no vacuum_cost_delay in it, as vacuumdb has it.
 func (se *session) setTarget(ctx context.Context) error {
-	statements := []string{"reset default_statistics_target", "reset vacuum_cost_delay"}
-	if se.stage != DefaultTarget {
-		statements[0] = "set default_statistics_target = " + se.stage.String()
-	}
-	if se.stage == 1 {
-		statements[1] = "set vacuum_cost_delay = 0"
-	}
-	for _, sql := range statements {
+	for _, sql := range se.stage.settings() {
 		if _, err := se.conn.Exec(ctx, sql); err != nil {
 			return fmt.Errorf("setting the statistics target %s: %w", se.stage, err)
 		}
 	}
 	return nil
+}
+
+func (s Stage) settings() []string {
+	statements := []string{"reset default_statistics_target", "reset vacuum_cost_delay"}
+	if s != DefaultTarget {
+		statements[0] = "set default_statistics_target = " + s.String()
+	}
+	if s == 1 {
+		statements[1] = "set vacuum_cost_delay = 0"
+	}
+	return statements
 }
 
 // forbiddenSQL lists the tables of which this role may not gather statistics,
@@ -152,7 +156,7 @@ func (se *session) analyze(ctx context.Context, r *relation, descendants []uint3
 	switch v := se.server.Version(); {
 	case v >= 180000:
 		_, err = se.conn.Exec(ctx, fmt.Sprintf(analyzeOnlySQL, r.Table))
-	case v >= 120000 && r.Kind == PartitionedTable && len(descendants) > 0 && len(descendants) <= mostHeld:
+	case alone(v, r, descendants):
 		err = se.analyzeAlone(ctx, r, descendants)
 	default:
 		_, err = se.conn.Exec(ctx, fmt.Sprintf(analyzeSQL, r.Table))
@@ -162,6 +166,18 @@ func (se *session) analyze(ctx context.Context, r *relation, descendants []uint3
 	}
 	return nil
 }
+
+// alone tells that a table's own statistics can be had without those of its
+// partitions, by locking these.
+func alone(version int, r *relation, descendants []uint32) bool {
+	return version >= 120000 && version < 180000 && r.Kind == PartitionedTable && len(descendants) > 0 && len(descendants) <= mostHeld
+}
+
+// lockTreeSQL and analyzeSkipSQL are what analyzeAlone runs, in one transaction.
+const (
+	lockTreeSQL    = `lock table only %s in share update exclusive mode`
+	analyzeSkipSQL = `analyze (skip_locked) %s`
+)
 
 // mostHeld is how many partitions are locked at the same time: the server's
 // lock table has room for some thousands.
@@ -181,7 +197,7 @@ func (se *session) analyzeAlone(ctx context.Context, r *relation, descendants []
 		return err
 	}
 	defer rollback(ctx, tx)
-	_, err = tx.Exec(ctx, fmt.Sprintf(`lock table only %s in share update exclusive mode`, r.Table))
+	_, err = tx.Exec(ctx, fmt.Sprintf(lockTreeSQL, r.Table))
 	if pg.IsCode(err, pg.InsufficientPrivilege) {
 		// Who owns the database may analyze a table that it may not lock.
 		rollback(ctx, tx)
@@ -196,7 +212,7 @@ func (se *session) analyzeAlone(ctx context.Context, r *relation, descendants []
 		return err
 	}
 	defer release()
-	if _, err := tx.Exec(ctx, fmt.Sprintf(`analyze (skip_locked) %s`, r.Table)); err != nil {
+	if _, err := tx.Exec(ctx, fmt.Sprintf(analyzeSkipSQL, r.Table)); err != nil {
 		return err
 	}
 	return tx.Commit(ctx)
