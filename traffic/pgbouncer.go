@@ -36,6 +36,10 @@ type PgBouncerOptions struct {
 	// Old and New are how the pooler reaches the servers. What is left empty is
 	// taken from the connection string by which the tool reaches them.
 	Old, New PoolerEndpoint
+	// Shared tells that other drivers pause other databases of the same pooler at
+	// the same time: their RELOADs take this one's settings back too early for
+	// databases with min_pool_size, so that Ready refuses those.
+	Shared bool
 	// PauseTimeout is how long one PAUSE may hold up clients while it waits for
 	// transactions to end.
 	PauseTimeout time.Duration

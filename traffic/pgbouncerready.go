@@ -34,7 +34,7 @@ func (d *PgBouncer) Ready(ctx context.Context, to Target) error {
 	if err != nil {
 		return d.clean(err)
 	}
-	errs := []error{d.mayAdminister(ctx, c), d.unpaused(shown), d.mayPause(ctx, c, shown)}
+	errs := []error{d.mayAdminister(ctx, c), d.unpaused(shown), d.mayPause(ctx, c, shown), d.mayShare(shown)}
 	if wrong := d.leads(shown, want); wrong != nil {
 		errs = append(errs, d.elsewhere(to, wrong, shown))
 	} else {
@@ -53,6 +53,22 @@ func (d *PgBouncer) unpaused(shown map[string]status) error {
 		if shown[name].paused {
 			errs = append(errs, hint.With(fmt.Errorf("%s is paused already", name),
 				"if nobody needs that, "+d.inConsole("RESUME "+quoteName(name)+";")))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// mayShare finds databases whose pools the pooler fills by itself, also while
+// they are paused: see pausingSettings.
+func (d *PgBouncer) mayShare(shown map[string]status) error {
+	if !d.o.Shared {
+		return nil
+	}
+	var errs []error
+	for _, name := range d.o.Databases {
+		if n := shown[name].minPoolSize; n > 0 {
+			errs = append(errs, hint.With(fmt.Errorf("%s has min_pool_size %d, and several databases of this pooler turn together", name, n),
+				"set min_pool_size = 0 in the pooler's configuration and RELOAD, until the cutover is done"))
 		}
 	}
 	return errors.Join(errs...)
