@@ -8,9 +8,11 @@ import (
 
 	"github.com/pgcutover/pgcutover/fence"
 	"github.com/pgcutover/pgcutover/internal/blocker"
+	"github.com/pgcutover/pgcutover/internal/hint"
 	"github.com/pgcutover/pgcutover/internal/pg"
+	"github.com/pgcutover/pgcutover/internal/state"
 	"github.com/pgcutover/pgcutover/internal/step"
-	"github.com/pgcutover/pgcutover/sequences"
+	"github.com/pgcutover/pgcutover/schema"
 )
 
 // aheadBound is how long making or dropping the fence triggers may take, besides
@@ -23,13 +25,13 @@ const (
 func (c *Cutover) aheadStep() step.Step {
 	return step.Step{
 		Name:           "ahead",
-		About:          fmt.Sprintf("make the open fence triggers on %s, set %s's sequences ahead, try the guard, make the stream back but for its slot", c.Direction.Source(), c.Direction.Target()),
-		Bound:          aheadBound + c.Settings.TerminateAfter + manyTables,
+		About:          fmt.Sprintf("refresh the materialized views on new; make the open fence triggers on %s, set %s's sequences ahead, try the guard, make the stream back but for its slot", c.Direction.Source(), c.Direction.Target()),
+		Bound:          aheadBound + c.Settings.TerminateAfter + manyTables + c.Settings.RefreshWithin,
 		UndoBound:      aheadBound + manyTables,
 		Do:             c.ahead,
 		Undo:           c.undoAhead,
-		Statements:     c.aheadStatements,
-		UndoStatements: c.detachStatements,
+		Statements:     c.planning(c.aheadStatements),
+		UndoStatements: c.planning(c.undoAheadStatements),
 	}
 }
 
@@ -42,9 +44,15 @@ type aheadFacts struct {
 	Triggers int             `json:"triggers"`
 	Ended    []blocker.Ended `json:"ended,omitempty"` // sessions that were in the way
 	Given    given           `json:"given,omitempty"`
+	// Refreshed are the materialized views on new.
+	Refreshed *schema.Refreshed `json:"refreshed,omitempty"`
 }
 
 func (c *Cutover) ahead(ctx context.Context) (any, error) {
+	refreshed, err := c.refreshViews(ctx) // first, since it may take long
+	if err != nil {
+		return nil, err
+	}
 	made, err := fence.AttachWith(ctx, c.source(), fence.Options{
 		Bound: aheadBound + c.Settings.TerminateAfter, TerminateAfter: c.Settings.TerminateAfter,
 		Progress: func(text string) { step.Progress(ctx, "%s", text) },
@@ -62,7 +70,7 @@ func (c *Cutover) ahead(ctx context.Context) (any, error) {
 	if err := c.setSequencesAhead(ctx); err != nil {
 		return nil, err
 	}
-	facts := aheadFacts{Triggers: made.Tables, Ended: made.Ended, Given: c.given}
+	facts := aheadFacts{Triggers: made.Tables, Ended: made.Ended, Given: c.given, Refreshed: refreshed}
 	for _, change := range c.given {
 		for _, w := range change.Warnings {
 			step.Progress(ctx, "sequence %s: %s", change.Ident(), w)
@@ -72,6 +80,46 @@ func (c *Cutover) ahead(ctx context.Context) (any, error) {
 		return nil, err
 	}
 	return facts, c.prepareWayBack(ctx)
+}
+
+// ErrNotRefreshed means that the materialized views on new took too long.
+var ErrNotRefreshed = errors.New("refreshing the materialized views took longer than refresh.bound")
+
+// refreshViews brings the materialized views on new up to what its tables have.
+// A rollback, which must not be kept waiting, leaves those on old as they are.
+func (c *Cutover) refreshViews(ctx context.Context) (*schema.Refreshed, error) {
+	if c.Direction == state.Back || c.Settings.RefreshWithin == 0 {
+		return nil, nil //nolint:nilnil // nothing was to be refreshed
+	}
+	limit, cancel := context.WithTimeoutCause(ctx, c.Settings.RefreshWithin, ErrNotRefreshed)
+	defer cancel()
+	done, err := schema.RefreshAgain(limit, c.Old, c.New, func(text string) { step.Progress(ctx, "%s", text) })
+	switch {
+	case err != nil && errors.Is(context.Cause(limit), ErrNotRefreshed):
+		return nil, blocked("raise refresh.bound, or refresh them after the cutover (refresh: { before_cutover: false })", "%v (%s): %v", ErrNotRefreshed, c.Settings.RefreshWithin, err)
+	case err != nil:
+		return nil, hint.With(err, "to cut over without that: refresh: { before_cutover: false }")
+	case done.Views == 0:
+		return nil, nil //nolint:nilnil // there are none
+	}
+	return &done, nil
+}
+
+func (c *Cutover) refreshStatements() ([]step.Statement, error) {
+	if c.Direction == state.Back || c.Settings.RefreshWithin == 0 {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), planBound)
+	defer cancel()
+	views, err := schema.RefreshAgainSQL(ctx, c.Old, c.New)
+	if err != nil {
+		return nil, err
+	}
+	var out []step.Statement
+	for _, sql := range views {
+		out = append(out, step.Statement{Server: string(pg.New), SQL: sql})
+	}
+	return out, nil
 }
 
 // undoAhead also waits for a source that is restarting: its crash is the
@@ -95,48 +143,4 @@ func (c *Cutover) detach(ctx context.Context) error {
 		return nil
 	}
 	return err
-}
-
-func (c *Cutover) aheadStatements() ([]step.Statement, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	tables, err := fence.Tables(ctx, c.source().Pool(), c.Move.Name)
-	if err != nil {
-		return nil, err
-	}
-	source, target := string(c.Direction.Source()), string(c.Direction.Target())
-	var out []step.Statement
-	for _, t := range tables {
-		out = append(out, step.Statement{Server: source, SQL: fence.AttachSQL(c.Move.Name, t)})
-	}
-	changes, err := c.planSequences(ctx)
-	switch {
-	case err == nil && len(changes) > 0:
-		out = append(out, step.Statement{Server: target, SQL: sequences.Script(changes), Why: "sequences past " + source + "'s values; the values are those of this moment"})
-	case errors.Is(err, ErrBlocked): // before start the sequences are not on new yet
-		why := ""
-		if c.Direction.Target() == pg.New {
-			why = "pgcutover sequences sql shows the values after start"
-		}
-		out = append(out, step.Statement{Server: target, SQL: "alter sequence <every sequence> restart with <" + source + "'s value plus margin>", Why: why})
-	case err != nil:
-		return nil, err
-	}
-	out = append(out, step.Statement{Server: target, SQL: "begin;\n" + fence.OpenNowSQL + ";\nrollback", Why: "try the guard's body"})
-	back, err := c.wayBackStatements(ctx)
-	return append(out, back...), err
-}
-
-func (c *Cutover) detachStatements() ([]step.Statement, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	tables, err := fence.Tables(ctx, c.source().Pool(), c.Move.Name)
-	if err != nil {
-		return nil, err
-	}
-	var out []step.Statement
-	for _, t := range tables {
-		out = append(out, step.Statement{Server: string(c.Direction.Source()), SQL: fence.DetachSQL(c.Move.Name, t)})
-	}
-	return append(out, c.dropWayBackStatements()...), nil
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/pgcutover/pgcutover/fence"
@@ -39,6 +41,11 @@ type Settings struct {
 	RevokeConnect bool
 	// WayBack prepares the stream by which a rollback loses nothing.
 	WayBack bool
+	// Unreplicated says what becomes of unlogged tables and large objects.
+	Unreplicated Unreplicated
+	// RefreshWithin is how long the materialized views on new may take to be
+	// refreshed before a cutover; 0 means that they are not.
+	RefreshWithin time.Duration
 	// LeaveBehind lets a rollback go although tables and other objects made on
 	// new since the cutover do not go back with it.
 	LeaveBehind bool
@@ -63,6 +70,10 @@ type Cutover struct {
 	// Watch starts a watchdog that ends the poolers' pause should this process
 	// vanish, and is stopped by what it returns. Nil for none.
 	Watch func(ctx context.Context, w Watched) (stop func(), err error)
+	// Meet, for databases that turn together, waits before each of Meetings until
+	// all of them are as far. Its error keeps the step from being done. Nil for a
+	// database that turns alone.
+	Meet func(ctx context.Context, step string) error
 
 	attempt  int64
 	stream   state.Stream    // what is drained: from the source to the target
@@ -77,8 +88,11 @@ type Cutover struct {
 	contested map[string]bool
 	yielded   int                // how often the lease gave way
 	given     []sequences.Change // what the target's sequences were set to
+	asked     *planned           // what the plan is filled in with; nil before it was asked for
+	assumed   *assumed           // by a plan that is ahead of its time
 	reader    *sequenceReader
 	reading   *reading       // the source's sequences, read beside the drain
+	rest      rest           // what logical replication does not carry
 	closed    *closed        // what the lease's COMMIT will make true, done beside the drain
 	opening   *fence.Opening // of the target, for the decision; nil when it could not be prepared
 	frozenAt  time.Time
@@ -119,6 +133,7 @@ func (c *Cutover) Steps() []step.Step {
 		c.pauseStep(),
 		c.freezeStep(),
 		c.drainStep(),
+		c.unreplicatedStep(),
 		c.reverseStep(),
 		c.sequencesStep(),
 		c.decideStep(),
@@ -154,6 +169,9 @@ func (c *Cutover) back() state.Stream { return state.WayBack(c.Move.Name, c.Dire
 
 // Attempt is the number of this try, 0 before Run has taken it.
 func (c *Cutover) Attempt() int64 { return c.attempt }
+
+// Decided tells whether this try has passed its point of no return.
+func (c *Cutover) Decided() bool { return c.decided }
 
 // Pause is how long writers were held up, from the frozen gate to the open new
 // server, by the tool's clock.
@@ -212,8 +230,26 @@ func (c *Cutover) runner(ctx context.Context) (*step.Runner, error) {
 	return &step.Runner{Log: log, Steps: steps, Observer: thawing{observer, c}, Hook: c.hook}, nil
 }
 
+// Meetings returns the steps before which databases that turn together wait for
+// each other: what holds clients up begins for all at once, and nothing is
+// decided before every one of them can decide.
+func Meetings() []string { return []string{"lease", "pause", "freeze", "decide"} }
+
+// meetBound is how long the others are waited for before the lease, while they
+// look at their gates and make their triggers. Later meetings have the bound of
+// their step.
+const meetBound = time.Hour
+
+// hook runs the operator's hooks and then, so that these do not come between,
+// waits for the other databases.
 func (c *Cutover) hook(ctx context.Context, event string, s step.Step) error {
-	return c.Hooks.Run(ctx, event, s.Name, c.situation())
+	if err := c.Hooks.Run(ctx, event, s.Name, c.situation()); err != nil {
+		return err
+	}
+	if name, before := strings.CutPrefix(event, "before-"); before && c.Meet != nil && slices.Contains(Meetings(), name) {
+		return c.Meet(ctx, name)
+	}
+	return nil
 }
 
 // situation is what drivers and hooks are told.
@@ -247,6 +283,7 @@ func (c *Cutover) lock(ctx context.Context) error {
 func (c *Cutover) unlock(ctx context.Context) {
 	c.dropOpening(ctx)
 	c.leaveSequences(ctx)
+	c.leaveUnreplicated(ctx)
 	if c.lease != nil {
 		c.lease.Close(ctx)
 		c.lease = nil

@@ -35,7 +35,7 @@ func (c *Cutover) decideStep() step.Step {
 		Do:         c.decide,
 		Final:      true,
 		Behind:     true,
-		Statements: c.decideStatements,
+		Statements: c.planning(c.decideStatements),
 	}
 }
 
@@ -55,26 +55,6 @@ func (c *Cutover) decideSQL() string {
 
 // closeTurnSQL says on the source that it does not take writes any more.
 const closeTurnSQL = `update pgcutover.turn set open = false where attempt = $1 and open`
-
-func (c *Cutover) decideStatements() ([]step.Statement, error) {
-	source := string(c.Direction.Source())
-	var revoke []step.Statement
-	if c.Settings.RevokeConnect {
-		sql, err := fence.RevokeConnectSQL(c.source())
-		if err != nil {
-			return nil, err
-		}
-		revoke = append(revoke, step.Statement{Server: source, SQL: sql, Why: "in the lease's transaction, before the pause"})
-	}
-	return append(append(revoke, step.Statement{Server: source, SQL: fence.CommentSQL(c.source(), time.Now()), Why: "in the lease's transaction, before the pause"}), []step.Statement{
-		{Server: source, SQL: fence.ClosedSQL(c.source(), c.Settings.OnClosed, c.identity().Database, time.Now()), Why: "close the fence; this and the next three in the lease's transaction, beside the drain"},
-		{Server: source, SQL: fence.ReadOnlySQL(c.source().Database(), true), Why: "what multihost clients look at"},
-		{Server: source, SQL: closeTurnSQL},
-		{Server: source, SQL: c.decideSQL()},
-		{Server: string(c.Direction.Target()), SQL: fence.PrepareOpenSQL, Why: "if it can be had at once; step open commits it"},
-		{Server: source, SQL: "commit", Why: "the point of no return"},
-	}...), nil
-}
 
 type decideFacts struct {
 	CommitMS float64 `json:"commit_ms"`
@@ -153,7 +133,7 @@ func (c *Cutover) mayDecide(ctx context.Context) error {
 	if err == nil {
 		err = c.lease.Transaction(func(q state.Querier) error { return fence.AllFenced(ctx, q, c.Move.Name) })
 	}
-	return errors.Join(err, <-wayBack)
+	return errors.Join(err, <-wayBack, c.objectsHeld())
 }
 
 // closed is the closing of the source under way in the lease's transaction.
@@ -200,7 +180,7 @@ func (c *Cutover) close(ctx context.Context, q state.Querier) error {
 	}
 	// In one message: what clients wait for is short of round trips.
 	closing := strings.Join([]string{
-		fence.ClosedSQL(c.source(), c.Settings.OnClosed, c.identity().Database, time.Now()),
+		c.source().Quiet(fence.ClosedSQL(c.source(), c.Settings.OnClosed, c.identity().Database, time.Now())),
 		fence.ReadOnlySQL(c.source().Database(), true),
 	}, ";\n")
 	if _, err := q.Exec(ctx, closing); err != nil {

@@ -14,6 +14,7 @@
 //	           (pause: poolers have their place here)
 //	freeze     writers wait at the gate
 //	drain      the marker arrives on new and is made durable there
+//	unreplicated unlogged tables and large objects, if there are any
 //	sequences  those that outran what was set ahead
 //	           (reverse: the stream back has its place here)
 //	decide     POINT OF NO RETURN

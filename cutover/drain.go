@@ -16,9 +16,7 @@ func (c *Cutover) drainStep() step.Step {
 		About: fmt.Sprintf("commit the marker on %s, wait until it is on %s, and make what was applied durable there", c.Direction.Source(), c.Direction.Target()),
 		Bound: c.Settings.MaxPause,
 		Do:    c.drain, Behind: true,
-		Statements: step.Fixed(
-			step.Statement{Server: string(c.Direction.Source()), SQL: publisher.MarkSQL(c.Direction)},
-			step.Statement{Server: string(c.Direction.Target()), SQL: subscriber.FlushSQL(c.Direction), Why: "one synchronous commit, conditional on the marker"}),
+		Statements: c.planning(c.drainStatements),
 	}
 }
 

@@ -22,40 +22,8 @@ func (c *Cutover) followStep() step.Step {
 		About:      fmt.Sprintf("probe a write; drop the stream that was drained and, last, its slot; start the stream back; statistics; drop %s's fence triggers", c.Direction.Target()),
 		Bound:      10*time.Minute + manyTables,
 		Do:         c.follow,
-		Statements: c.followStatements,
+		Statements: c.planning(c.followStatements),
 	}
-}
-
-func (c *Cutover) followStatements() ([]step.Statement, error) {
-	var out []step.Statement
-	source, target := string(c.Direction.Source()), string(c.Direction.Target())
-	out = append(out, step.Statement{Server: target, SQL: probeSQL, Why: "a write by a session with no settings of ours, rolled back"})
-	for _, sql := range subscriber.DropStatements(c.stream) {
-		out = append(out, step.Statement{Server: target, SQL: sql})
-	}
-	out = append(out,
-		step.Statement{Server: source, SQL: "select pg_drop_replication_slot('" + c.stream.Name() + "')"},
-		step.Statement{Server: source, SQL: publisher.DropPublicationSQL(c.stream)})
-	if c.Settings.WayBack {
-		back := c.back()
-		if back.Attempt == 0 {
-			back.Attempt = 1
-		}
-		out = append(out,
-			step.Statement{Server: source, SQL: subscriber.ConnectSQL(back), Why: "only now that the other stream is gone: nothing goes round"},
-			step.Statement{Server: source, SQL: subscriber.EnableSQL(back)})
-	}
-	out = append(out, step.Statement{Server: target, SQL: "analyze <tables changed beyond their threshold>"})
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	tables, err := fence.Tables(ctx, c.target().Pool(), c.Move.Name)
-	if err != nil {
-		return nil, err
-	}
-	for _, t := range tables {
-		out = append(out, step.Statement{Server: target, SQL: fence.DetachSQL(c.Move.Name, t)})
-	}
-	return out, nil
 }
 
 type followFacts struct {

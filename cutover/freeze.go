@@ -21,8 +21,8 @@ func (c *Cutover) freezeStep() step.Step {
 		Do:             c.freeze,
 		Undo:           c.endLease,
 		Behind:         true,
-		Statements:     step.Fixed(step.Statement{Server: string(c.Direction.Source()), SQL: publisher.FreezeSQL}),
-		UndoStatements: step.Fixed(step.Statement{Server: string(c.Direction.Source()), SQL: "rollback"}),
+		Statements:     c.planning(c.freezeStatements),
+		UndoStatements: c.planning(c.endLeaseStatements),
 	}
 }
 
@@ -48,6 +48,7 @@ func (c *Cutover) freeze(ctx context.Context) (any, error) {
 	}
 	c.frozenAt = time.Now()
 	c.lease.ExpireAfter(c.Settings.MaxPause) //nolint:contextcheck // the clock must run whatever becomes of ctx
+	c.frozenUnreplicated(ctx)
 	c.readSequences(ctx)
 	return freezeFacts{Attempts: frozen.Attempts, Ended: frozen.Ended, LockMS: ms(time.Since(began))}, nil
 }
@@ -59,6 +60,7 @@ func (c *Cutover) tryFreeze(ctx context.Context) (publisher.Frozen, error) {
 		frozen, err := c.lease.Freeze(ctx, publisher.FreezeOptions{
 			LockTimeout: c.Settings.LockTimeout, Attempts: c.Settings.Attempts, TerminateAfter: c.Settings.TerminateAfter, Yield: c.yields(),
 			Looked:   !c.pausedAt.IsZero(), // pausing did
+			Objects:  c.rest.hold,
 			Progress: func(text string) { step.Progress(ctx, "%s", text) },
 		})
 		all.Attempts += frozen.Attempts

@@ -13,17 +13,17 @@ import (
 	"github.com/pgcutover/pgcutover/internal/step"
 	"github.com/pgcutover/pgcutover/publisher"
 	"github.com/pgcutover/pgcutover/subscriber"
+	"github.com/pgcutover/pgcutover/unreplicated"
 	"github.com/pgcutover/pgcutover/warmup"
 )
 
 func (c *Cutover) gatesStep() step.Step {
 	return step.Step{
-		Name:  "gates",
-		About: "check that everything is ready: lag, tables, statistics, schema, transactions, settings",
-		Bound: 2 * time.Minute,
-		Do:    c.gates,
-		Statements: step.Fixed(
-			step.Statement{Server: string(c.Direction.Source()), SQL: state.TakeAttemptSQL, Why: "take the number of this attempt"}),
+		Name:       "gates",
+		About:      "check that everything is ready: lag, tables, statistics, schema, transactions, settings",
+		Bound:      2 * time.Minute,
+		Do:         c.gates,
+		Statements: c.planning(c.gatesStatements),
 	}
 }
 
@@ -32,6 +32,8 @@ type gateFacts struct {
 	Lag      int64 `json:"lag_bytes"`
 	Tables   int   `json:"tables"`
 	Retained int64 `json:"retained_bytes"`
+	// Unreplicated is what the step of that name is going to move.
+	Unreplicated unreplicated.Inventory `json:"unreplicated"`
 }
 
 func (c *Cutover) gates(ctx context.Context) (any, error) {
@@ -40,6 +42,8 @@ func (c *Cutover) gates(ctx context.Context) (any, error) {
 	errs = append(errs, err)
 	tables, err := c.gateTables(ctx)
 	errs = append(errs, err, c.gateStatistics(ctx), c.gateTargetClosed(ctx), c.gateWriting(ctx))
+	found, err := c.gateUnreplicated(ctx)
+	errs = append(errs, err)
 	if c.Gates != nil {
 		errs = append(errs, c.Gates(ctx))
 	}
@@ -55,7 +59,7 @@ func (c *Cutover) gates(ctx context.Context) (any, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	return gateFacts{Lag: lag.Bytes, Tables: tables, Retained: lag.Retained}, nil
+	return gateFacts{Lag: lag.Bytes, Tables: tables, Retained: lag.Retained, Unreplicated: found}, nil
 }
 
 // Blocked returns an error that says that the move is not ready, and what to
@@ -72,6 +76,15 @@ func (c *Cutover) anew(what string) string {
 		return what + ". To go back without them: pgcutover rollback --leave-behind"
 	}
 	return what + ". Run pgcutover abort, then start"
+}
+
+// inLine is the advice where the source's schema was changed since the stream was
+// made.
+func (c *Cutover) inLine(what string) string {
+	if c.Direction == state.Back {
+		return c.anew(what)
+	}
+	return what + ". Run: pgcutover start --sync-schema; after a change of tables.include or exclude: pgcutover abort, then start"
 }
 
 func (c *Cutover) gateLag(ctx context.Context) (publisher.Lag, error) {
@@ -127,10 +140,10 @@ func (c *Cutover) gateTables(ctx context.Context) (int, error) {
 			break // what does not go back was named and accepted
 		}
 		if len(missing) > 0 {
-			return 0, blocked(c.anew("tables were made since: their rows would be lost"), "not %s: %v", pair.what, missing)
+			return 0, blocked(c.inLine("tables were made since: their rows would be lost"), "not %s: %v", pair.what, missing)
 		}
 		if len(extra) > 0 {
-			return 0, blocked(c.anew("tables were dropped, renamed or taken out of scope since"), "%s but not in scope on %s: %v", pair.what, c.Direction.Source(), extra)
+			return 0, blocked(c.inLine("tables were dropped, renamed or taken out of scope since"), "%s but not in scope on %s: %v", pair.what, c.Direction.Source(), extra)
 		}
 	}
 	if len(waiting) > 0 {

@@ -12,16 +12,15 @@ import (
 
 func (c *Cutover) guardStep() step.Step {
 	return step.Step{
-		Name:       "guard",
-		About:      fmt.Sprintf("arm the guard: when the decision of this attempt arrives on %[1]s, it opens %[1]s by itself", c.Direction.Target()),
-		Bound:      10 * time.Second,
-		Do:         c.arm,
-		Undo:       c.disarm,
-		UndoBound:  2*sourceBound + 10*time.Second,
-		UndoLast:   true, // only after it is certain that there is no decision
-		Statements: step.Fixed(step.Statement{Server: string(c.Direction.Target()), SQL: fence.ArmSQL}),
-		UndoStatements: step.Fixed(
-			step.Statement{Server: string(c.Direction.Target()), SQL: fence.DisarmSQL}),
+		Name:           "guard",
+		About:          fmt.Sprintf("arm the guard: when the decision of this attempt arrives on %[1]s, it opens %[1]s by itself", c.Direction.Target()),
+		Bound:          10 * time.Second,
+		Do:             c.arm,
+		Undo:           c.disarm,
+		UndoBound:      2*sourceBound + 10*time.Second,
+		UndoLast:       true, // only after it is certain that there is no decision
+		Statements:     c.planning(c.guardStatements),
+		UndoStatements: c.planning(c.undoGuardStatements),
 	}
 }
 

@@ -17,18 +17,18 @@ import (
 const leaseBound = 2 * time.Minute
 
 func (c *Cutover) leaseStep() step.Step {
+	bound := leaseBound + c.Settings.TerminateAfter
+	if c.Meet != nil {
+		bound += meetBound
+	}
 	return step.Step{
-		Name:  "lease",
-		About: fmt.Sprintf("begin the lease on %s: take the turn, keep DDL out, fence what was made meanwhile", c.Direction.Source()),
-		Bound: leaseBound + c.Settings.TerminateAfter,
-		Do:    c.beginLease,
-		Undo:  c.endLease,
-		Statements: step.Fixed(
-			step.Statement{Server: string(c.Direction.Source()), SQL: "begin"},
-			step.Statement{Server: string(c.Direction.Source()), SQL: state.TurnLockSQL, Why: "every undo elsewhere waits for this row"},
-			step.Statement{Server: string(c.Direction.Source()), SQL: "lock table only <every table> in share update exclusive mode", Why: "writers are not touched; DDL and vacuum stay out"},
-			step.Statement{Server: string(c.Direction.Source()), SQL: fence.AttachSQL(c.Move.Name, fence.Table{Schema: "<schema>", Name: "<every table made since ahead>"})}),
-		UndoStatements: step.Fixed(step.Statement{Server: string(c.Direction.Source()), SQL: "rollback"}),
+		Name:           "lease",
+		About:          fmt.Sprintf("begin the lease on %s: take the turn, keep DDL out, fence what was made meanwhile", c.Direction.Source()),
+		Bound:          bound,
+		Do:             c.beginLease,
+		Undo:           c.endLease,
+		Statements:     c.planning(c.leaseStatements),
+		UndoStatements: c.planning(c.endLeaseStatements),
 	}
 }
 
@@ -98,7 +98,7 @@ func (c *Cutover) tryLease(ctx context.Context) (leaseFacts, error) {
 		return facts, err
 	}
 	err = c.lease.Transaction(func(q state.Querier) error {
-		if facts.Fenced, err = fence.AttachMissing(ctx, q, c.Move.Name); err != nil {
+		if facts.Fenced, err = fence.AttachMissing(ctx, q, c.source()); err != nil {
 			return err
 		}
 		return c.prepareClosing(ctx, q)
@@ -109,7 +109,10 @@ func (c *Cutover) tryLease(ctx context.Context) (leaseFacts, error) {
 	// Once more, now that DDL is kept away from the tables: what was made or
 	// altered since the gates would be missing on new.
 	again := func(ctx context.Context) error {
-		if _, err := c.gateTables(ctx); err != nil || c.Gates == nil {
+		if _, err := c.gateTables(ctx); err != nil {
+			return err
+		}
+		if err := c.meetUnreplicated(ctx); err != nil || c.Gates == nil {
 			return err
 		}
 		return c.Gates(ctx)
@@ -131,6 +134,11 @@ func (c *Cutover) prepareClosing(ctx context.Context, q state.Querier) error {
 	if _, err := fence.Comment(ctx, q, c.source(), time.Now()); err != nil {
 		return err
 	}
+	if c.Settings.Unreplicated.objects() {
+		if _, err := fence.LockObjects(ctx, q); err != nil {
+			return err
+		}
+	}
 	if !c.Settings.RevokeConnect {
 		return nil
 	}
@@ -151,6 +159,10 @@ func (c *Cutover) protectable(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	return c.toProtect(tables, capacity), nil
+}
+
+func (c *Cutover) toProtect(tables []fence.Table, capacity int64) []string {
 	all := c.contested == nil && int64(len(tables)) <= capacity/2
 	names := make([]string, 0, len(tables))
 	for _, t := range tables {
@@ -158,7 +170,7 @@ func (c *Cutover) protectable(ctx context.Context) ([]string, error) {
 			names = append(names, t.Identifier())
 		}
 	}
-	return names, nil
+	return names
 }
 
 // endLease lets the writers go on and gives up what the lease holds.

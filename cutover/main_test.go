@@ -49,12 +49,12 @@ func firstPair(t *testing.T, test func(t *testing.T, pair pgtest.Pair)) {
 }
 
 func settings() cutover.Settings {
-	return cutover.Settings{MaxLag: 16 << 20, MaxPause: 10 * time.Second, LockTimeout: 300 * time.Millisecond, Attempts: 20, OnClosed: fence.Error, WayBack: true}
+	return cutover.Settings{MaxLag: 16 << 20, MaxPause: 10 * time.Second, LockTimeout: 300 * time.Millisecond, Attempts: 20, OnClosed: fence.Error, WayBack: true, RefreshWithin: time.Minute}
 }
 
-// started makes a shop on old, starts a move of it to new, and lets writers
-// write.
-func started(t *testing.T, pair pgtest.Pair) *move {
+// started makes a shop on old, and what else is given, starts a move of it to new,
+// and lets writers write.
+func started(t *testing.T, pair pgtest.Pair, besides ...string) *move {
 	t.Helper()
 	m := &move{name: fmt.Sprintf("cut%d", moveCount.Add(1))}
 	oldServer, newServer := pgtest.Server(t, pair.Old), pgtest.Server(t, pair.New)
@@ -62,7 +62,7 @@ func started(t *testing.T, pair pgtest.Pair) *move {
 	if err := workload.Create(t.Context(), connect(t, m.oldURL), workload.LoadOptions{Rows: 200}); err != nil {
 		t.Fatal(err)
 	}
-	pgtest.Exec(t, m.oldURL, "create table public.single (id bigserial primary key, text text)")
+	pgtest.Exec(t, m.oldURL, append(besides, "create table public.single (id bigserial primary key, text text)")...)
 	m.proxy = pgtest.NewProxy(t, oldServer.Addr())
 	o := upgrade.Options{
 		Name:    m.name,

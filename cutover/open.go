@@ -18,7 +18,7 @@ func (c *Cutover) openStep() step.Step {
 		Bound:      time.Minute,
 		Do:         c.open,
 		Behind:     true,
-		Statements: step.Fixed(step.Statement{Server: string(c.Direction.Target()), SQL: fence.TryOpenSQL, Why: "if this attempt has the turn, and the decision is there, or is known from " + string(c.Direction.Source()) + " and the marker is there"}),
+		Statements: c.planning(c.openStatements),
 	}
 }
 

@@ -18,16 +18,13 @@ const pauseBound = time.Minute
 
 func (c *Cutover) pauseStep() step.Step {
 	return step.Step{
-		Name:      "pause",
-		About:     "make the poolers hold their clients; a watchdog ends that should the tool vanish",
-		Bound:     pauseBound + leaseBound, // which may have to be begun anew
-		UndoBound: pauseBound,
-		Do:        c.pausePoolers,
-		Undo:      c.endPause,
-		Statements: step.Fixed(step.Statement{
-			Server: string(c.Direction.Target()), SQL: setAgainSQL,
-			Why: "only those that used up a quarter of their margin since step ahead, before the poolers are paused",
-		}),
+		Name:       "pause",
+		About:      "make the poolers hold their clients; a watchdog ends that should the tool vanish",
+		Bound:      pauseBound + leaseBound, // which may have to be begun anew
+		UndoBound:  pauseBound,
+		Do:         c.pausePoolers,
+		Undo:       c.endPause,
+		Statements: c.planning(c.pauseStatements),
 	}
 }
 

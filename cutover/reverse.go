@@ -19,19 +19,15 @@ import (
 )
 
 func (c *Cutover) reverseStep() step.Step {
-	s := step.Step{
+	return step.Step{
 		Name:  "reverse",
 		About: fmt.Sprintf("make the slot of the way back on %s: from here on whatever is written there can go back", c.Direction.Target()),
 		Bound: c.Settings.MaxPause + time.Second,
 		Do:    c.reverse,
 		Undo:  c.undoReverse, UndoBound: 2*sourceBound + 20*time.Second,
-		Behind: true,
+		Behind:     true,
+		Statements: c.planning(c.reverseStatements), UndoStatements: c.planning(c.undoReverseStatements),
 	}
-	if c.Settings.WayBack {
-		s.Statements = step.Fixed(step.Statement{Server: string(c.Direction.Target()), SQL: publisher.CreateWayBackSQL, Why: "after the marker has arrived, before anybody writes: nothing that came from the other side goes back"})
-		s.UndoStatements = step.Fixed(step.Statement{Server: string(c.Direction.Target()), SQL: publisher.DropSlotSQL})
-	}
-	return s
 }
 
 type reverseFacts struct {
@@ -193,40 +189,4 @@ func (c *Cutover) startWayBack(ctx context.Context) error {
 		return fmt.Errorf("%w: the log of the %s server says why it cannot connect back (%s.peer_url, pg_hba.conf); it goes on trying", err, c.Direction.Source(), c.Direction.Target())
 	}
 	return nil
-}
-
-func (c *Cutover) wayBackStatements(ctx context.Context) ([]step.Statement, error) {
-	if !c.Settings.WayBack {
-		return nil, nil
-	}
-	back := c.back()
-	if back.Attempt == 0 { // the plan: no attempt has been taken
-		back.Attempt = 1
-	}
-	tables, err := publisher.Tables(ctx, c.source(), c.Settings.InScope)
-	if err != nil {
-		return nil, err
-	}
-	source, target, move := string(c.Direction.Source()), string(c.Direction.Target()), c.Move.Name
-	return []step.Statement{
-		{Server: target, SQL: publisher.CreatePublicationSQL(back, tables, c.source().Major()), Why: "the way back; the number in its name is that of the attempt"},
-		{Server: source, SQL: subscriber.CreateRoleSQL(move), Why: "only when the tool is a superuser; else its own role owns the subscription"},
-		{Server: source, SQL: subscriber.RoleSettingSQL(subscriber.RoleName(move), c.source().Database())},
-		{Server: source, SQL: subscriber.CreateStatement(c.source(), back, "<connection to "+target+">"), Why: "disabled, and without its slot until the other stream is gone"},
-	}, nil
-}
-
-func (c *Cutover) dropWayBackStatements() []step.Statement {
-	if !c.Settings.WayBack {
-		return nil
-	}
-	back := c.back()
-	if back.Attempt == 0 {
-		back.Attempt = 1
-	}
-	var out []step.Statement
-	for _, sql := range subscriber.DropStatements(back) {
-		out = append(out, step.Statement{Server: string(c.Direction.Source()), SQL: sql})
-	}
-	return append(out, step.Statement{Server: string(c.Direction.Target()), SQL: publisher.DropPublicationSQL(back)})
 }

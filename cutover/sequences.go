@@ -24,12 +24,9 @@ func (c *Cutover) sequencesStep() step.Step {
 		Bound:      c.Settings.MaxPause,
 		Do:         c.setSequencesAgain,
 		Behind:     true,
-		Statements: step.Fixed(step.Statement{Server: string(c.Direction.Target()), SQL: setAgainSQL, Why: "only those that outran their margin since step ahead"}),
+		Statements: c.planning(c.sequencesStatements),
 	}
 }
-
-// setAgainSQL sets a sequence that outran what it was given, for people to read.
-const setAgainSQL = "select setval(<sequence>, <value>, false)"
 
 // planSequences reads both servers and says what each sequence on the target is
 // to be set to.
@@ -59,7 +56,7 @@ func (c *Cutover) setSequencesAhead(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := sequences.Apply(ctx, c.target().Pool(), changes, sequences.Options{}); err != nil {
+	if _, err := sequences.Apply(ctx, c.target().Pool(), changes, sequences.Options{Settings: c.target().QuietSettings()}); err != nil {
 		return fmt.Errorf("on the %s server: %w", c.Direction.Target(), err)
 	}
 	c.given = changes
@@ -190,7 +187,7 @@ func (c *Cutover) followSequences(ctx context.Context, now []sequences.Value, re
 	if len(again) == 0 {
 		return nil, nil
 	}
-	if _, err := sequences.Apply(ctx, c.target().Pool(), again, sequences.Options{Fast: true}); err != nil {
+	if _, err := sequences.Apply(ctx, c.target().Pool(), again, sequences.Options{Fast: true, Settings: c.target().QuietSettings()}); err != nil {
 		return nil, fmt.Errorf("on the %s server: %w", c.Direction.Target(), err)
 	}
 	c.given = sequences.Merge(c.given, again)

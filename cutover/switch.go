@@ -23,8 +23,7 @@ func (c *Cutover) switchStep() step.Step {
 		About: fmt.Sprintf("send the clients to %s, end their sessions on %[2]s, look at %[2]s's sequences once more", c.Direction.Target(), c.Direction.Source()),
 		Bound: 5 * time.Minute,
 		Do:    c.switchOver, Behind: true,
-		Statements: step.Fixed(
-			step.Statement{Server: string(c.Direction.Source()), SQL: terminateSQL, Why: "a pool that keeps its session would get 25006 for ever, a reader stale data"}),
+		Statements: c.planning(c.switchStatements),
 	}
 }
 
@@ -72,6 +71,7 @@ func (c *Cutover) switchOver(ctx context.Context) (any, error) {
 	if lost == nil {
 		errs = append(errs, c.endSessions(ctx, &facts))
 	}
+	c.leaveUnreplicated(ctx) // who waited for a large object is gone
 	errs = append(errs, others(), c.verifyPoolers(ctx, &facts), c.verifyOthers(ctx, &facts))
 	if err := errors.Join(errs...); err != nil && lost == nil && !errors.Is(err, fence.ErrNotMine) {
 		return facts, err
