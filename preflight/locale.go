@@ -77,7 +77,59 @@ func checkLocale(ctx context.Context, p *Pair) ([]Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	return localeFindings(older, newer), nil
+	found := localeFindings(older, newer)
+	versions, err := onBoth(p, func(s *pg.Server) ([]Finding, error) { return collationVersions(ctx, s) })
+	return append(found, versions...), err
+}
+
+// databaseCollation15SQL compares the version of the database's own collation
+// with the one that the operating system has now.
+const databaseCollation15SQL = `
+select coalesce(datcollversion, '') as recorded, coalesce(pg_database_collation_actual_version(oid), '') as actual
+  from pg_database
+ where datname = current_database()`
+
+// collationVersionsSQL does so for the other collations, as far as an index
+// relies on them.
+const collationVersionsSQL = `
+select format('%I.%I', n.nspname, c.collname) as name, c.collversion as recorded, pg_collation_actual_version(c.oid) as actual
+  from pg_collation c
+  join pg_namespace n on n.oid = c.collnamespace
+ where c.collversion <> pg_collation_actual_version(c.oid)
+   and exists (select 1 from pg_index i where i.indrelid >= 16384 and c.oid = any (i.indcollation))
+ order by 1`
+
+type databaseVersion struct{ Recorded, Actual string }
+
+type collationVersion struct{ Name, Recorded, Actual string }
+
+// collationVersions looks for collations that have changed under a server: text
+// indexes made before are in another order than the one that is looked for.
+// Postgres manual: ALTER COLLATION, Notes; ALTER DATABASE.
+func collationVersions(ctx context.Context, s *pg.Server) ([]Finding, error) {
+	f := Finding{
+		ID: "locale.version", Severity: Warning, Server: string(s.Side()),
+		Why: "Text sorts otherwise than when the indexes were made: rows may not be found, and unique indexes may have let the same value in twice, which stops the copy.",
+	}
+	var found []Finding
+	if s.Major() >= 15 {
+		have, err := readOne[databaseVersion](ctx, s, "reading the version of the collation", databaseCollation15SQL)
+		if err != nil {
+			return nil, err
+		}
+		if have.Recorded != "" && have.Recorded != have.Actual {
+			f.Object = "database " + quote(s.Database())
+			f.Seen = fmt.Sprintf("made with version %s of its collation, the server has %s", have.Recorded, have.Actual)
+			found = append(found, f.mended(fmt.Sprintf("REINDEX DATABASE %s;\nALTER DATABASE %s REFRESH COLLATION VERSION;", quote(s.Database()), quote(s.Database()))))
+		}
+	}
+	rows, err := read[collationVersion](ctx, s, "reading versions of collations", collationVersionsSQL)
+	for _, r := range rows {
+		f.Object = "collation " + r.Name
+		f.Seen = fmt.Sprintf("version %s is recorded, the server has %s, and indexes use it", r.Recorded, r.Actual)
+		found = append(found, f.mended(fmt.Sprintf("REINDEX DATABASE %s;\nALTER COLLATION %s REFRESH VERSION;", quote(s.Database()), r.Name)))
+	}
+	return found, err
 }
 
 func localeFindings(older, newer localeFacts) []Finding {
@@ -86,17 +138,15 @@ func localeFindings(older, newer localeFacts) []Finding {
 		found = append(found, Finding{
 			ID: "locale.encoding", Severity: Blocker, Server: string(pg.New), Object: "database",
 			Seen: fmt.Sprintf("encoding %s on old, %s on new", older.Encoding, newer.Encoding),
-			Why:  "Rows are carried over as they are: text of one encoding may be invalid or mean something else in the other.",
-			Fix:  fmt.Sprintf("make the new database anew: CREATE DATABASE ... TEMPLATE template0 ENCODING %s;", literal(older.Encoding)),
-		})
+			Why:  "Text is converted on the way: the stream stops at the first character that the new encoding does not have.",
+		}.told(fmt.Sprintf("make the new database anew: CREATE DATABASE ... TEMPLATE template0 ENCODING %s;", literal(older.Encoding))))
 	}
 	if older.order() != newer.order() {
 		found = append(found, Finding{
 			ID: "locale.collation", Severity: Warning, Server: string(pg.New), Object: "database",
 			Seen: fmt.Sprintf("%s on old, %s on new", older, newer),
 			Why:  "Text sorts in another order: ORDER BY, range partitions and CHECK constraints on text may behave differently.",
-			Fix:  "make the new database anew: " + createDatabase(older),
-		})
+		}.told("make the new database anew: "+createDatabase(older)))
 	}
 	return found
 }

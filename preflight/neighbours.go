@@ -75,7 +75,7 @@ func neighboursCheck(severity Severity) func(context.Context, *Pair) ([]Finding,
 		if err != nil || severity == Blocker {
 			return found, err
 		}
-		more, err := onBoth(p, func(s *pg.Server) ([]Finding, error) { return othersOf(ctx, s) })
+		more, err := onBoth(p, func(s *pg.Server) ([]Finding, error) { return othersOf(ctx, p, s) })
 		return append(found, more...), err
 	}
 }
@@ -99,17 +99,19 @@ func oldSubscriptions(ctx context.Context, p *Pair, severity Severity) ([]Findin
 			f.ID, f.Severity = "neighbours.subscription-writes", severity
 			f.Seen = "enabled, writes " + list(written)
 			f.Why = fmt.Sprintf("Its apply worker passes the fence: it would write on the %s server after the cutover, which therefore refuses to begin.", p.Old.Side())
-			f.Fix = fmt.Sprintf("before the cutover, on %s: ALTER SUBSCRIPTION %s DISABLE;", p.Old.Side(), quote(s.Name))
+			f.Fix, f.FixKind = fmt.Sprintf("-- before the cutover:\nALTER SUBSCRIPTION %s DISABLE;", quote(s.Name)), FixSQL
 		case severity == Blocker && !s.Enabled:
 			f.ID, f.Severity = "neighbours.subscription", Note
 			f.Seen = fmt.Sprintf("disabled, writes %s", plural(len(s.Tables), "table"))
 			f.Why = "It must stay disabled until the move is complete: its apply worker passes the fence."
+			f.Fix, f.FixKind = "leave it disabled, or drop it when it is wanted no more", FixAction
 		case severity == Blocker:
 			continue
 		default:
 			f.ID, f.Severity = "neighbours.subscription", Note
 			f.Seen = fmt.Sprintf("%s, writes %s", enabled(s.Enabled), plural(len(s.Tables), "table"))
-			f.Why = "Subscriptions are not carried over: make it on the new server after the cutover, if it is still wanted."
+			f.Why = "Subscriptions are not carried over: what it brings comes to the new server only when it is made there."
+			f.Fix, f.FixKind = "make it on the new server after the cutover, if it is still wanted; drop it when it is not", FixAction
 		}
 		found = append(found, f)
 	}
@@ -124,8 +126,8 @@ func enabled(on bool) string {
 }
 
 // othersOf lists publications and slots, and on new subscriptions.
-func othersOf(ctx context.Context, s *pg.Server) ([]Finding, error) {
-	ours := streamName(s.Move())
+func othersOf(ctx context.Context, p *Pair, s *pg.Server) ([]Finding, error) {
+	ours := p.ours(s)
 	var found []Finding
 	publications, err := readValues[string](ctx, s, "reading publications", publicationsSQL, ours)
 	if err != nil {
@@ -135,7 +137,7 @@ func othersOf(ctx context.Context, s *pg.Server) ([]Finding, error) {
 		found = append(found, Finding{
 			ID: "neighbours.publication", Severity: Note, Server: string(s.Side()), Object: "publications", Seen: list(publications),
 			Why: "Publications are not carried over: after the cutover their subscribers hear nothing more.",
-			Fix: "make them on the new server, and point their subscribers there",
+			Fix: "make them on the new server, and point their subscribers there", FixKind: FixAction,
 		})
 	}
 	if s.Side() == pg.New {
@@ -148,6 +150,7 @@ func othersOf(ctx context.Context, s *pg.Server) ([]Finding, error) {
 				ID: "neighbours.subscription", Severity: Note, Server: string(s.Side()), Object: "subscription " + quote(sub.Name),
 				Seen: fmt.Sprintf("%s, writes %s", enabled(sub.Enabled), plural(len(sub.Tables), "table")),
 				Why:  "What it writes is not from the old server.",
+				Fix:  "drop it, unless it is meant to write there", FixKind: FixAction,
 			})
 		}
 	}
@@ -162,6 +165,9 @@ func othersOf(ctx context.Context, s *pg.Server) ([]Finding, error) {
 	return append(found, travels...), err
 }
 
+// laggingBytes is from where on a reader counts as behind.
+const laggingBytes = 1 << 30
+
 func slotFindings(s *pg.Server, slot slotRow) []Finding {
 	f := Finding{Server: string(s.Side()), Object: slot.Type + " replication slot " + quote(slot.Name)}
 	switch {
@@ -169,12 +175,21 @@ func slotFindings(s *pg.Server, slot slotRow) []Finding {
 		f.ID, f.Severity = "neighbours.slot-inactive", Warning
 		f.Seen = fmt.Sprintf("nobody reads it, it retains %s of WAL", bytes(slot.Retained))
 		f.Why = "A slot that nobody reads keeps WAL until the disk is full; a move makes much of it."
-		f.Fix = fmt.Sprintf("if its reader is gone for good: SELECT pg_drop_replication_slot(%s);", literal(slot.Name))
+		f.Fix, f.FixKind = fmt.Sprintf("-- if its reader is gone for good:\nSELECT pg_drop_replication_slot(%s);", literal(slot.Name)), FixSQL
+	case slot.Retained >= laggingBytes:
+		f.ID, f.Severity = "neighbours.slot-lagging", Warning
+		f.Seen = fmt.Sprintf("its reader is %s of WAL behind", bytes(slot.Retained))
+		f.Why = "A reader that does not keep up keeps WAL on the server; the move adds to what it has to read."
+		f.Fix, f.FixKind = "find out why it is behind before the move begins", FixAction
 	case slot.Here && s.Side() == pg.Old:
 		f.ID, f.Severity = "neighbours.slot-consumer", Warning
 		f.Seen = "somebody reads it"
 		f.Why = "Slots are not carried over: after the cutover the reader (change data capture, another subscriber) hears nothing more."
-		f.Fix = "plan how the reader goes on from the new server: a slot made there before clients write loses nothing"
+		f.Fix, f.FixKind = "plan how the reader goes on from the new server: a slot made there before clients write loses nothing", FixAction
+		if slot.Plugin != "" && slot.Plugin != "pgoutput" {
+			f.Seen += fmt.Sprintf(", with output plugin %s", slot.Plugin)
+			f.Fix += fmt.Sprintf("; the new server needs the plugin %s", slot.Plugin)
+		}
 	default:
 		return nil
 	}

@@ -41,7 +41,7 @@ func checkSequences(ctx context.Context, p *Pair) ([]Finding, error) {
 			Seen: fmt.Sprintf("no SELECT for %s on %s: %s", role, plural(len(r.Names), "sequence"), list(r.Names)),
 			Why:  "Logical replication does not carry sequences: one that cannot be read would give out used values on the new server.",
 			Fix: fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s; GRANT SELECT ON ALL SEQUENCES IN SCHEMA %s TO %s;",
-				quote(r.Schema), role, quote(r.Schema), role),
+				quote(r.Schema), role, quote(r.Schema), role), FixKind: FixSQL,
 		})
 	}
 	return found, nil
@@ -50,7 +50,11 @@ func checkSequences(ctx context.Context, p *Pair) ([]Finding, error) {
 // removedTypesSQL lists columns of types that 12 removed.
 // https://www.postgresql.org/docs/release/12.0/
 const removedTypesSQL = `
-select format('%I.%I', n.nspname, c.relname) as table, format('%I %s', a.attname, t.typname) as column
+select format('%I.%I', n.nspname, c.relname) as table, format('%I %s', a.attname, format_type(a.atttypid, null)) as column,
+       case when c.relkind not in ('r', 'p', 'f') or t.typname = 'tinterval' then ''
+            else format('ALTER TABLE %I.%I ALTER COLUMN %I TYPE %s;', n.nspname, c.relname, a.attname,
+                        case t.typname when 'abstime' then 'timestamptz' else 'interval' end
+                        || case when t.oid = a.atttypid then '' else '[]' end) end as fix
   from pg_attribute a
   join pg_class c on c.oid = a.attrelid
   join pg_namespace n on n.oid = c.relnamespace
@@ -70,7 +74,7 @@ select format('%I.%I', n.nspname, c.relname)
    and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast')
  order by 1`
 
-type columnRow struct{ Table, Column string }
+type columnRow struct{ Table, Column, Fix string }
 
 // checkTypes finds what a move from before 12 to 12 or later cannot carry.
 func checkTypes(ctx context.Context, p *Pair) ([]Finding, error) {
@@ -83,18 +87,22 @@ func checkTypes(ctx context.Context, p *Pair) ([]Finding, error) {
 	}
 	var found []Finding
 	for _, c := range columns {
-		found = append(found, Finding{
+		f := Finding{
 			ID: "types.removed", Severity: Blocker, Server: string(pg.Old), Object: c.Table,
 			Seen: "column " + c.Column, Why: "PostgreSQL 12 removed the types abstime, reltime and tinterval.",
-			Fix: fmt.Sprintf("ALTER TABLE %s ALTER COLUMN ... TYPE timestamptz; (or interval)", c.Table),
-		})
+			Fix: "-- rewrites the table and locks it meanwhile:\n" + c.Fix, FixKind: FixSQL,
+		}
+		if c.Fix == "" {
+			f.Fix, f.FixKind = "give it another type (timestamptz, interval, tstzrange), or drop it", FixAction
+		}
+		found = append(found, f)
 	}
 	tables, err := readValues[string](ctx, p.Old, "looking for tables with OIDs", withOidsSQL)
 	for _, t := range tables {
 		found = append(found, Finding{
 			ID: "types.with-oids", Severity: Warning, Server: string(pg.Old), Object: t,
 			Seen: "WITH OIDS", Why: "PostgreSQL 12 and later have no hidden oid column: the table arrives without it.",
-			Fix: fmt.Sprintf("ALTER TABLE %s SET WITHOUT OIDS;", t),
+			Fix: fmt.Sprintf("-- rewrites the table and locks it meanwhile:\nALTER TABLE %s SET WITHOUT OIDS;", t), FixKind: FixSQL,
 		})
 	}
 	return found, err
@@ -103,7 +111,8 @@ func checkTypes(ctx context.Context, p *Pair) ([]Finding, error) {
 // triggersSQL lists user triggers that fire while changes are applied. Ours are
 // told by the schema of their function.
 const triggersSQL = `
-select format('%I on %I.%I', t.tgname, n.nspname, c.relname) as name,
+select format('%I on %I.%I', t.tgname, n.nspname, c.relname) as name, n.nspname::text as schema, c.relname::text as table,
+       format('ALTER TABLE %I.%I ENABLE TRIGGER %I;', n.nspname, c.relname, t.tgname) as fix,
        case t.tgenabled when 'A' then 'ALWAYS' else 'REPLICA' end as fires,
        p.oid::regprocedure::text as function
   from pg_trigger t
@@ -114,13 +123,14 @@ select format('%I on %I.%I', t.tgname, n.nspname, c.relname) as name,
  where not t.tgisinternal and t.tgenabled in ('A', 'R') and f.nspname <> 'pgcutover' and n.nspname <> 'pgcutover'
  order by n.nspname, c.relname, t.tgname`
 
-type triggerRow struct{ Name, Fires, Function string }
+type triggerRow struct{ Name, Schema, Table, Fix, Fires, Function string }
 
 // eventTriggersSQL lists event triggers that are on and not an extension's.
 // active: as far as the text of its function tells, it writes or refuses; what a
 // function that is not in the database does cannot be told.
 const eventTriggersSQL = `
 select format('%I (%s, %s)', e.evtname, e.evtevent, e.evtfoid::regprocedure) as name,
+       format('ALTER EVENT TRIGGER %I DISABLE;', e.evtname) as fix,
        p.prosrc ~* '\m(insert|update|delete|truncate|merge|copy|execute|perform|dblink\w*|raise\s+exception)\M'
        or l.lanname in ('c', 'internal') as active
   from pg_event_trigger e
@@ -139,12 +149,15 @@ func checkTriggers(ctx context.Context, p *Pair) ([]Finding, error) {
 	}
 	var found []Finding
 	for _, t := range rows {
+		if !p.Scope.Match(t.Schema, t.Table) {
+			continue
+		}
 		found = append(found, Finding{
 			ID: "triggers.replica", Severity: Warning, Server: string(pg.Old), Object: "trigger " + t.Name,
 			Seen: fmt.Sprintf("ENABLE %s, calls %s", t.Fires, t.Function),
 			Why: "It fires on the new server for every replicated row, with an empty search_path: " +
 				"unqualified names in it stop the stream, and what it writes may be there twice.",
-			Fix: fmt.Sprintf("qualify every name in it, or until the cutover: ALTER TABLE ... ENABLE TRIGGER (%s)", t.Name),
+			Fix: fmt.Sprintf("-- unless it is to fire for replicated rows; when the move is complete, on new: ENABLE %s TRIGGER\n%s", t.Fires, t.Fix), FixKind: FixSQL,
 		})
 	}
 	events, err := eventTriggers(ctx, p.Old)
@@ -153,6 +166,7 @@ func checkTriggers(ctx context.Context, p *Pair) ([]Finding, error) {
 
 type eventTrigger struct {
 	Name   string
+	Fix    string
 	Active bool
 }
 
@@ -165,18 +179,20 @@ func eventTriggers(ctx context.Context, s *pg.Server) ([]Finding, error) {
 	f := Finding{
 		ID: "triggers.event", Severity: Note, Server: string(s.Side()), Object: "event triggers",
 		Why: "They fire for the move's own DDL. As far as their text tells, they neither write nor refuse.",
+		Fix: "-- to be rid of them for the time of the move:\n", FixKind: FixSQL,
 	}
-	var names []string
+	var names, fixes []string
 	for _, r := range rows {
 		if r.Active {
 			r.Name += " writes or refuses"
 			f.Severity = Warning
 			f.Why = fmt.Sprintf("They fire for the move's own DDL on the %s server: one that refuses it, or writes a table during the freeze, stops the cutover (undone safely).", s.Side())
-			f.Fix = "-- for the time of the cutover, if it writes or refuses:\nALTER EVENT TRIGGER ... DISABLE;"
+			f.Fix = "-- for the time of the move, then ENABLE:\n"
 		}
-		names = append(names, r.Name)
+		names, fixes = append(names, r.Name), append(fixes, r.Fix)
 	}
 	f.Seen = list(names)
+	f.Fix += strings.Join(fixes, "\n")
 	return []Finding{f}, nil
 }
 
@@ -213,22 +229,19 @@ var consequence = map[string]struct {
 	severity Severity
 	why, fix string
 }{
-	"unlogged table": {
-		Warning, "Unlogged tables have no WAL: on the new server they are made, and stay empty.",
-		"ALTER TABLE ... SET LOGGED; or fill them anew after the cutover",
-	},
 	"materialized view": {
-		Warning, "Logical replication does not fill materialized views: unpopulated, they refuse to be read.",
-		"on new, before clients come: REFRESH MATERIALIZED VIEW ...;",
+		Warning, "Logical replication does not fill materialized views: start does, and a cutover refreshes them before it begins (refresh.before_cutover). What changes afterwards on old is not in them.",
+		"on new, after the cutover, if they must be younger: REFRESH MATERIALIZED VIEW ...;",
 	},
 	"foreign table": {
-		Note, "Foreign tables are carried as definitions: the new server must reach the same foreign servers. The fence does not refuse writes through them: these change another server, which stays the same.", "",
+		Note, "Foreign tables are carried as definitions: the new server must reach the same foreign servers. The fence does not refuse writes through them: these change another server, which stays the same.",
+		"see from the new server's host that it reaches the foreign servers",
 	},
 	"partitioned table": {
 		Note, "Partitions are replicated one by one: a partition made during the move must be made on both servers.",
 		"pause the making of partitions (pg_partman) until the move is complete, or make them ahead",
 	},
-	"inheritance parent": {Note, "Inherited tables are replicated one by one, each with its own replica identity.", ""},
+	"inheritance parent": {Note, "Inherited tables are replicated one by one, each with its own replica identity.", "nothing, as long as every table of the tree has one; a table that begins to inherit during the move must be made on both servers"},
 }
 
 // checkNotCarried lists what the move leaves behind or carries differently.
@@ -237,16 +250,23 @@ func checkNotCarried(ctx context.Context, p *Pair) ([]Finding, error) {
 	if err != nil {
 		return nil, err
 	}
+	moving, err := p.inFreeze(ctx, p.Old)
+	if err != nil {
+		return nil, err
+	}
 	var found []Finding
 	for _, k := range kinds {
 		c := consequence[k.Kind]
+		if k.Kind == "unlogged table" {
+			c.severity, c.why, c.fix = moving.unloggedTables()
+		}
 		seen := fmt.Sprintf("%s: %s", plural(len(k.Names), k.Kind), list(k.Names))
 		if k.Size > 0 {
 			seen += ", about " + bytes(k.Size)
 		}
 		found = append(found, Finding{
 			ID:       "not-carried." + strings.ReplaceAll(k.Kind, " ", "-"),
-			Severity: c.severity, Server: string(pg.Old), Object: k.Kind + "s", Seen: seen, Why: c.why, Fix: c.fix,
+			Severity: c.severity, Server: string(pg.Old), Object: k.Kind + "s", Seen: seen, Why: c.why, Fix: c.fix, FixKind: FixAction,
 		})
 	}
 	if p.Old.Major() < 11 {
@@ -254,7 +274,7 @@ func checkNotCarried(ctx context.Context, p *Pair) ([]Finding, error) {
 			ID: "not-carried.truncate", Severity: Warning, Server: string(pg.Old), Object: "TRUNCATE",
 			Seen: "PostgreSQL 10 publishes",
 			Why:  "PostgreSQL 10 does not replicate TRUNCATE: the rows would stay on the new server.",
-			Fix:  "use DELETE in place of TRUNCATE until the move is complete",
+			Fix:  "use DELETE in place of TRUNCATE until the move is complete", FixKind: FixAction,
 		})
 	}
 	return found, nil

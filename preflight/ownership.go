@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/pgcutover/pgcutover/internal/pg"
+	"github.com/pgcutover/pgcutover/internal/provider"
 )
 
 // foreignOwnersSQL lists the owners of tables whose rights the tool's role has
@@ -15,15 +16,16 @@ import (
 const foreignOwnersSQL = `
 select pg_get_userbyid(c.relowner)::text as owner, count(*)::int as tables,
        (array_agg(format('%I.%I', n.nspname, c.relname) order by n.nspname, c.relname))[1:3] as names,
-       pg_has_role(c.relowner, 'member') as member
+       pg_has_role(c.relowner, 'member') as member, r.rolsuper as super
   from pg_class c
   join pg_namespace n on n.oid = c.relnamespace
+  join pg_roles r on r.oid = c.relowner
  where c.relkind in ('r', 'p') and c.relpersistence <> 't' and c.oid >= 16384
    and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast', 'pgcutover')
    and not pg_has_role(c.relowner, 'usage')
    and not exists (select 1 from pg_depend d
                     where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
- group by c.relowner
+ group by c.relowner, r.rolsuper
  order by 1`
 
 type ownerRow struct {
@@ -31,6 +33,7 @@ type ownerRow struct {
 	Tables int
 	Names  []string
 	Member bool
+	Super  bool
 }
 
 // checkOwnership finds what the tool's roles may not alter, read or restore.
@@ -41,11 +44,14 @@ func checkOwnership(ctx context.Context, p *Pair) ([]Finding, error) {
 	}
 	var found []Finding
 	for _, o := range owners {
+		if unlendable(o.Owner, o.Super) {
+			continue // superuserOwners
+		}
 		f := Finding{
 			ID: "rights.table-owner", Severity: Blocker, Server: string(pg.Old), Object: "role " + quote(o.Owner),
 			Seen: fmt.Sprintf("owns %s (%s), and %s has not its rights", plural(o.Tables, "table"), some(o.Names, o.Tables), quote(p.Old.User())),
 			Why:  "Publishing a table and putting the fence on it need the rights of its owner.",
-			Fix:  grantRole(p.Old, o.Owner),
+			Fix:  grantRole(p.Old, o.Owner), FixKind: FixSQL,
 		}
 		if o.Member && p.Old.Major() < 16 {
 			f.Seen += ", though it is a member (NOINHERIT)"
@@ -64,6 +70,13 @@ func checkOwnership(ctx context.Context, p *Pair) ([]Finding, error) {
 	}
 	acting, err := actingRights(ctx, p)
 	return append(append(found, unreadable...), acting...), err
+}
+
+// unlendable tells roles whose rights cannot be lent: a member of a superuser could
+// become superuser, and a provider keeps its own roles for itself.
+func unlendable(role string, super bool) bool {
+	_, reserved := provider.ReservedRole(role)
+	return super || reserved
 }
 
 // unreadableSQL lists the tables that the role may not read, whoever owns them:
@@ -102,7 +115,7 @@ func unreadableTables(ctx context.Context, p *Pair) ([]Finding, error) {
 				found = append(found, Finding{
 					ID: "rights.schema", Severity: Blocker, Server: string(pg.Old), Object: "schema " + quote(r.Schema),
 					Seen: "no USAGE for " + role, Why: "The tables in the schema cannot be read.",
-					Fix: fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s;", quote(r.Schema), role),
+					Fix: fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s;", quote(r.Schema), role), FixKind: FixSQL,
 				})
 			}
 			continue
@@ -111,27 +124,11 @@ func unreadableTables(ctx context.Context, p *Pair) ([]Finding, error) {
 		found = append(found, Finding{
 			ID: "rights.select", Severity: Blocker, Server: string(pg.Old), Object: "table " + name,
 			Seen: "no SELECT for " + role, Why: "Its rows cannot be copied.",
-			Fix: fmt.Sprintf("GRANT SELECT ON %s TO %s;", name, role),
+			Fix: fmt.Sprintf("GRANT SELECT ON %s TO %s;", name, role), FixKind: FixSQL,
 		})
 	}
 	return found, nil
 }
-
-// ownerNamesSQL lists the owners of the application's schemas and relations.
-const ownerNamesSQL = `
-select distinct pg_get_userbyid(o.owner)::text
-  from (
-    select c.relowner as owner
-      from pg_class c
-      join pg_namespace n on n.oid = c.relnamespace
-     where c.relkind in ('r', 'p', 'v', 'm', 'S', 'f') and c.relpersistence <> 't' and c.oid >= 16384
-       and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast', 'pgcutover')
-       and not exists (select 1 from pg_depend d
-                        where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
-    union
-    select n.nspowner from pg_namespace n where n.oid >= 16384 and n.nspname !~ '^pg_' and n.nspname <> 'pgcutover'
-  ) o
- order by 1`
 
 // notMineSQL returns those roles of $1 that exist and whose rights the tool's
 // role has not.
@@ -152,16 +149,26 @@ select r.rolname::text
 // server, where it gives objects to them and (16 and later) applies changes as
 // them; and on an old server of 16 or later, which a reverse stream applies to.
 func actingRights(ctx context.Context, p *Pair) ([]Finding, error) {
-	owners, err := readValues[string](ctx, p.Old, "reading who owns the objects", ownerNamesSQL)
+	all, err := read[objectOwner](ctx, p.Old, "reading who owns the objects", objectOwnersSQL)
 	if err != nil {
 		return nil, err
+	}
+	var owners, withTables []string
+	for _, o := range all {
+		if unlendable(o.Name, o.Super) {
+			continue // superuserOwners
+		}
+		owners = append(owners, o.Name)
+		if o.Tables {
+			withTables = append(withTables, o.Name)
+		}
 	}
 	found, err := notMine(ctx, p.New, owners, "rights.restore-owner",
 		"The tool makes the role's objects on the new server and gives them to it; from 16 on changes are applied in its name.")
 	if err != nil || !p.Settings.Rollback || p.Old.Major() < 16 {
 		return found, err
 	}
-	reverse, err := notMine(ctx, p.Old, owners, "rights.apply-owner",
+	reverse, err := notMine(ctx, p.Old, withTables, "rights.apply-owner",
 		"The reverse stream applies changes in the name of the tables' owner.")
 	return append(found, reverse...), err
 }
@@ -176,8 +183,8 @@ func notMine(ctx context.Context, s *pg.Server, owners []string, id, why string)
 	for _, owner := range foreign {
 		found = append(found, Finding{
 			ID: id, Severity: Blocker, Server: string(s.Side()), Object: "role " + quote(owner),
-			Seen: fmt.Sprintf("owns objects, and %s cannot act as it", quote(s.User())),
-			Why:  why, Fix: grantRole(s, owner),
+			Seen: fmt.Sprintf("owns objects on old, and %s cannot act as it", quote(s.User())),
+			Why:  why, Fix: grantRole(s, owner), FixKind: FixSQL,
 		})
 	}
 	return found, err

@@ -43,7 +43,7 @@ func reach(ctx context.Context, from, to *pg.Server, bound time.Duration) ([]Fin
 		return nil, err
 	}
 	if !may {
-		return rightsFinding(from, to), nil
+		return rightsFinding(ctx, from, to)
 	}
 	name := probeName()
 	logged, err := probe(ctx, conn, name, conninfo)
@@ -63,7 +63,7 @@ func reach(ctx context.Context, from, to *pg.Server, bound time.Duration) ([]Fin
 const maySubscribeSQL = `
 select r.rolsuper
        or exists (select 1 from pg_roles p
-                   where p.rolname in ('rds_superuser', 'cloudsqlsuperuser', 'azure_pg_admin', 'alloydbsuperuser')
+                   where p.rolname in ('rds_superuser', 'cloudsqlsuperuser', 'azure_pg_admin', 'neon_superuser', 'alloydbsuperuser')
                      and pg_has_role(p.oid, 'usage'))
        or has_database_privilege(current_database(), 'create')
           and exists (select 1 from pg_roles p
@@ -81,13 +81,18 @@ func maySubscribe(ctx context.Context, conn *pgx.Conn, from *pg.Server) (bool, e
 	return may, nil
 }
 
-func rightsFinding(from, to *pg.Server) []Finding {
-	return []Finding{{
+func rightsFinding(ctx context.Context, from, to *pg.Server) ([]Finding, error) {
+	have, err := readRole(ctx, from)
+	if err != nil {
+		return nil, err
+	}
+	f := Finding{
 		ID: "peer.rights", Severity: Blocker, Server: string(from.Side()), Object: reached(from, to),
 		Seen: "not tried: role " + quote(from.User()) + " may not make a subscription",
 		Why:  "Whether the one server reaches the other is found out by a subscription, rolled back.",
-		Fix:  subscriptionGrant(from),
-	}}
+	}
+	f.Fix, f.FixKind = subscribeFix(from, have.traits())
+	return []Finding{f}, nil
 }
 
 // reached names the way from one server to the other.
@@ -138,8 +143,10 @@ func (l statementLog) findings(s *pg.Server) []Finding {
 	f := Finding{
 		ID: "peer.statement-log", Severity: Warning, Server: string(s.Side()), Object: "log_statement", Seen: l.Seen,
 		Why: "CREATE SUBSCRIPTION and its password are written to the server's log; the role may not turn that off for itself.",
-		Fix: fmt.Sprintf("GRANT SET ON PARAMETER log_statement, log_min_duration_statement, log_min_error_statement TO %s;",
-			quote(s.User())),
+	}.mended(fmt.Sprintf("GRANT SET ON PARAMETER log_statement, log_min_duration_statement, log_min_error_statement TO %s;",
+		quote(s.User())))
+	if s.Major() < 15 {
+		f = f.told("before 15 only superusers may turn it off: " + setting("log_statement", "none", false))
 	}
 	switch {
 	case l.All:
@@ -256,12 +263,11 @@ func arrival(ctx context.Context, conn *pgx.Conn, from, to *pg.Server, name, con
 	if arrived {
 		return nil, nil
 	}
-	return []Finding{{
+	return []Finding{Finding{
 		ID: "peer.elsewhere", Severity: Blocker, Server: string(from.Side()), Object: peerSetting(to),
 		Seen: fmt.Sprintf("from the %s server it connects, but no session arrives in %s", from.Side(), to.Address()),
 		Why:  "The connection string of the subscription leads to another server or database than the tool's own.",
-		Fix:  fmt.Sprintf("set %s to the address by which the %s server reaches the %s one", peerSetting(to), from.Side(), to.Side()),
-	}}, nil
+	}.told(fmt.Sprintf("set %s to the address by which the %s server reaches the %s one", peerSetting(to), from.Side(), to.Side()))}, nil
 }
 
 // probeUntil repeats the probe until the watcher is done, and waits for it.
@@ -308,13 +314,18 @@ func peerFinding(e *pgconn.PgError, from, to *pg.Server, conninfo string, bound 
 		Object: reached(from, to),
 		Seen:   pg.Redact(seen, conninfo).Error(),
 		Why:    fmt.Sprintf("The subscription on the %s server reads from the %s server by %s.", from.Side(), to.Side(), peerSetting(to)),
-		Fix:    fmt.Sprintf("correct %s", peerSetting(to)),
-	}
+	}.told(fmt.Sprintf("correct %s", peerSetting(to)))
 	if e.Code == pg.QueryCanceled {
 		f.Seen = fmt.Sprintf("no connection within %s", bound)
 	}
 	if advice, ok := adviseOn(e, from, to, conninfo); ok {
 		f.ID, f.Fix = advice.id, advice.fix
+		if advice.sqlOn != "" {
+			f.FixKind = FixSQL
+		}
+		if advice.sqlOn != from.Side() {
+			f.FixOn = advice.sqlOn
+		}
 	}
 	return f
 }

@@ -102,16 +102,10 @@ func testPeerRefusals(t *testing.T, majors pgtest.Pair, older *pgserver.Cluster)
 	newer := open(t, pg.New, newURL, "")
 	before := pgtest.Catalog(t, newURL)
 	for _, c := range []struct{ name, peer, id, fix string }{
-		{"refused", at(t, oldURL, closedPort(t)), "peer.refused", "old.peer_url"},
-		{"silent", at(t, oldURL, quietListener(t)), "peer.timeout", "firewall"},
-		{"name", at(t, oldURL, "no-such-host.invalid:5432"), "peer.address", "no-such-host.invalid"},
 		{"password", pgtest.WithUser(t, oldURL, "replicator", "wr0ng"), "peer.password", "replicator"},
 		{"no password", pgtest.WithUser(t, oldURL, "replicator", ""), "peer.password-missing", "old.peer_url"},
 		{"pg_hba.conf", pgtest.WithUser(t, oldURL, "rejected", "x"), "peer.hba", `host "postgres" "rejected" `},
-		{"no replication", pgtest.WithUser(t, oldURL, "plain", "p"), "peer.role", `ALTER ROLE "plain" REPLICATION`},
 		{"no login", pgtest.WithUser(t, oldURL, "nologin", "n"), "peer.role", `ALTER ROLE "nologin" LOGIN`},
-		{"database", older.URL("Nowhere"), "peer.database", "old.peer_url"},
-		{"tls", strings.Replace(oldURL, "sslmode=disable", "sslmode=require", 1), "peer.tls", "sslmode"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := &Pair{Old: open(t, pg.Old, oldURL, c.peer), New: newer, Settings: Settings{PeerTimeout: 2 * time.Second}}
@@ -148,27 +142,19 @@ func testPeerReached(t *testing.T, majors pgtest.Pair, older *pgserver.Cluster) 
 	}
 }
 
-// A peer address that leads to another server, to the new one itself or to
-// another database is found out, though the connection succeeds.
+// A peer address that leads to another server or to another database is found
+// out, though the connection succeeds.
 func TestPeerElsewhere(t *testing.T) {
-	eachPair(t, func(t *testing.T, majors pgtest.Pair) {
-		p := newPair(t, majors)
-		for name, peer := range map[string]string{"itself": p.newURL, "database": p.oldServer.URL("postgres")} {
-			t.Run(name, func(t *testing.T) {
-				p := &Pair{Old: open(t, pg.Old, p.oldURL, peer), New: p.New, Settings: Settings{PeerTimeout: 500 * time.Millisecond}}
-				f := only(t, check(t, "peer", p), "peer.elsewhere", "old.peer_url")
-				if f.Severity != Blocker || f.Server != "new" {
-					t.Errorf("got %+v", f)
-				}
-			})
-		}
-		p.Settings = Settings{Rollback: true, PeerTimeout: 500 * time.Millisecond}
-		p.New = open(t, pg.New, p.newURL, p.oldURL)
-		f := only(t, check(t, "peer", p.Pair), "peer.elsewhere", "new.peer_url")
-		if f.Server != "old" {
+	p := newPair(t, pgtest.Pairs(t)[0])
+	p.Settings.PeerTimeout = 500 * time.Millisecond
+	p.Old = open(t, pg.Old, p.oldURL, p.oldServer.URL("postgres"))
+	p.New = open(t, pg.New, p.newURL, p.oldURL)
+	found := check(t, "peer", p.Pair)
+	for side, about := range map[string]string{"new": "old.peer_url", "old": "new.peer_url"} {
+		if f := only(t, found, "peer.elsewhere", about); f.Severity != Blocker || f.Server != side {
 			t.Errorf("got %+v", f)
 		}
-	})
+	}
 }
 
 // A role that may not subscribe is told what it lacks by the probe, too.

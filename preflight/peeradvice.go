@@ -11,7 +11,11 @@ import (
 	"github.com/pgcutover/pgcutover/internal/pg"
 )
 
-type advice struct{ id, fix string }
+// advice is what to do; sqlOn is the server for which it is SQL, if it is.
+type advice struct {
+	id, fix string
+	sqlOn   pg.Side
+}
 
 // peerAddress is what a connection string says of its end. It is read here as
 // text: files that it names (sslrootcert, passfile) lie on the other server.
@@ -54,12 +58,12 @@ func adviseOn(e *pgconn.PgError, from, to *pg.Server, conninfo string) (advice, 
 	case pg.QueryCanceled:
 		return advice{"peer.timeout", fmt.Sprintf(
 			"let the %s server reach port and address of the %s one (firewall, security group, routing), or set %s to an address that it reaches",
-			from.Side(), to.Side(), peerSetting(to))}, true
+			from.Side(), to.Side(), peerSetting(to)), ""}, true
 	case pg.InsufficientPrivilege:
-		return advice{"peer.rights", subscriptionGrant(from)}, true
+		return advice{"peer.rights", subscriptionGrant(from), from.Side()}, true
 	case prohibitedStatement:
 		return advice{"peer.password-missing", fmt.Sprintf(
-			"write the password into %s: a subscription of a role that is not superuser must carry it", peerSetting(to))}, true
+			"write the password into %s: a subscription of a role that is not superuser must carry it", peerSetting(to)), ""}, true
 	}
 	peer := peerOf(conninfo)
 	text := strings.ToLower(e.Message + " " + e.Detail)
@@ -85,48 +89,48 @@ func peerTexts(message string, peer peerAddress, from, to *pg.Server) []peerText
 	return []peerText{
 		{
 			[]string{"must be superuser or replication role", "permission denied to start wal sender"},
-			advice{"peer.role", fmt.Sprintf("ALTER ROLE %s REPLICATION; -- on the %s server", role, to.Side())},
+			advice{"peer.role", fmt.Sprintf("ALTER ROLE %s REPLICATION; -- on the %s server", role, to.Side()), to.Side()},
 		},
 		{
 			[]string{"no pg_hba.conf entry", "pg_hba.conf rejects"},
-			advice{"peer.hba", hbaLine(message, peer, from, to)},
+			advice{"peer.hba", hbaLine(message, peer, from, to), ""},
 		},
 		{
 			[]string{"does not support ssl", "certificate", "ssl error", "tls", "root.crt"},
-			advice{"peer.tls", fmt.Sprintf("adjust sslmode, sslrootcert or the certificate in %s: files are looked for on the %s server's host", address, from.Side())},
+			advice{"peer.tls", fmt.Sprintf("adjust sslmode, sslrootcert or the certificate in %s: files are looked for on the %s server's host", address, from.Side()), ""},
 		},
 		{
 			[]string{"password authentication failed", "authentication failed"},
-			advice{"peer.password", fmt.Sprintf("correct role or password in %s; or, on the %s server: \\password %s", address, to.Side(), peer.User)},
+			advice{"peer.password", fmt.Sprintf("correct role or password in %s; or, on the %s server: \\password %s", address, to.Side(), peer.User), ""},
 		},
 		{
 			[]string{"no password supplied"},
-			advice{"peer.password-missing", fmt.Sprintf("write the password into %s: the %s server itself connects, and has no passfile of yours", address, from.Side())},
+			advice{"peer.password-missing", fmt.Sprintf("write the password into %s: the %s server itself connects, and has no passfile of yours", address, from.Side()), ""},
 		},
 		{
 			[]string{"connection refused"},
 			advice{"peer.refused", fmt.Sprintf("set %s to an address on which the %s server listens (listen_addresses, port) as seen from the %s server's host",
-				address, to.Side(), from.Side())},
+				address, to.Side(), from.Side()), ""},
 		},
 		{
 			[]string{"could not translate host name", "name or service not known"},
-			advice{"peer.address", fmt.Sprintf("the %s server's host cannot resolve %q: write an address that it can into %s", from.Side(), peer.Host, address)},
+			advice{"peer.address", fmt.Sprintf("the %s server's host cannot resolve %q: write an address that it can into %s", from.Side(), peer.Host, address), ""},
 		},
 		{
 			[]string{"timed out", "timeout expired", "no route to host", "network is unreachable"},
-			advice{"peer.timeout", fmt.Sprintf("let the %s server reach %s port %s (firewall, routing), or set %s to an address that it reaches", from.Side(), peer.Host, peer.Port, address)},
+			advice{"peer.timeout", fmt.Sprintf("let the %s server reach %s port %s (firewall, routing), or set %s to an address that it reaches", from.Side(), peer.Host, peer.Port, address), ""},
 		},
 		{
 			[]string{"database \"" + strings.ToLower(peer.Database) + "\" does not exist"},
-			advice{"peer.database", "correct the database name in " + address},
+			advice{"peer.database", "correct the database name in " + address, ""},
 		},
 		{
 			[]string{"is not permitted to log in"},
-			advice{"peer.role", fmt.Sprintf("ALTER ROLE %s LOGIN; -- on the %s server", role, to.Side())},
+			advice{"peer.role", fmt.Sprintf("ALTER ROLE %s LOGIN; -- on the %s server", role, to.Side()), to.Side()},
 		},
 		{
 			[]string{"too many connections", "remaining connection slots", "exceeds max_wal_senders", "too many clients"},
-			advice{"peer.full", fmt.Sprintf("raise max_wal_senders or max_connections on the %s server (needs a restart), or end idle sessions", to.Side())},
+			advice{"peer.full", fmt.Sprintf("raise max_wal_senders or max_connections on the %s server (needs a restart), or end idle sessions", to.Side()), ""},
 		},
 	}
 }

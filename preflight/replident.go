@@ -146,13 +146,19 @@ func checkReplicaIdentity(ctx context.Context, p *Pair) ([]Finding, error) {
 	return found, nil
 }
 
+// slowRows is the size from which reading a whole table for each change matters.
+const slowRows = 10_000
+
 // identityFinding judges one table; incomparable are its columns that FULL
 // could not compare.
 func identityFinding(r identityRow, incomparable []string) Finding {
 	f := Finding{
 		ID: "tables.replica-identity", Severity: Blocker, Server: string(pg.Old), Object: r.name(),
 		Why: "Once the table is published, every UPDATE and DELETE on it fails on the old server (55000).",
-		Fix: identityFix(r, incomparable),
+	}
+	f.Fix, f.FixKind = identityFix(r, incomparable)
+	if f.FixKind == FixSQL {
+		f.Undo = r.restore()
 	}
 	switch {
 	case r.Problem == "nothing":
@@ -168,27 +174,37 @@ func identityFinding(r identityRow, incomparable []string) Finding {
 		f.Seen = "REPLICA IDENTITY FULL without a primary key, and no equality for " + list(incomparable)
 		f.Why = "The first UPDATE or DELETE stops the stream: the new server cannot compare such rows."
 	default:
-		f.ID, f.Severity = "tables.replica-identity-slow", Warning
+		f.ID, f.Severity = "tables.replica-identity-slow", Note
 		f.Seen = fmt.Sprintf("REPLICA IDENTITY FULL without a primary key, about %d rows", r.Rows)
 		f.Why = "Every replicated UPDATE and DELETE reads the whole table on the new server, unless an index helps (16 and later)."
+		if r.Rows >= slowRows {
+			f.Severity = Warning
+		}
 	}
 	return f
 }
 
+// restore is the statement that gives a table back the replica identity that it
+// has. One whose index is gone identifies rows as little as NOTHING does.
+func (r identityRow) restore() string {
+	was := map[string]string{"none": "DEFAULT", "full": "FULL", "nothing": "NOTHING", "lost": "NOTHING"}[r.Problem]
+	return "ALTER TABLE " + r.name() + " REPLICA IDENTITY " + was + ";"
+}
+
 // identityFix prefers what identifies rows by an index; whole rows are the last
 // resort, and none where they cannot be compared.
-func identityFix(r identityRow, incomparable []string) string {
+func identityFix(r identityRow, incomparable []string) (string, FixKind) {
 	alter := "ALTER TABLE " + r.name()
 	switch {
 	case r.Problem != "full" && r.Problem != "none" && r.HasPK:
-		return alter + " REPLICA IDENTITY DEFAULT;"
+		return alter + " REPLICA IDENTITY DEFAULT;", FixSQL
 	case r.Index != "":
-		return alter + " REPLICA IDENTITY USING INDEX " + quote(r.Index) + ";"
+		return alter + " REPLICA IDENTITY USING INDEX " + quote(r.Index) + ";", FixSQL
 	case r.Problem == "full" || len(incomparable) > 0:
 		return strings.Join([]string{
 			alter + " ADD PRIMARY KEY (...);",
 			"-- or, without such columns: " + alter + " ADD COLUMN row_id bigserial PRIMARY KEY; (rewrites the table)",
-		}, "\n")
+		}, "\n"), FixAction
 	}
-	return alter + " REPLICA IDENTITY FULL; -- or better: ADD PRIMARY KEY (...)"
+	return "-- a primary key would be better: ADD PRIMARY KEY (...)\n" + alter + " REPLICA IDENTITY FULL;", FixSQL
 }

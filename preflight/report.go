@@ -17,6 +17,7 @@ import (
 // Result is what became of one check.
 type Result struct {
 	ID       string        `json:"id"`
+	Group    Group         `json:"group"`
 	About    string        `json:"about"`
 	Ran      bool          `json:"ran"` // false: it could not be made
 	Findings int           `json:"findings"`
@@ -24,10 +25,12 @@ type Result struct {
 }
 
 // Report is what a run found: the checks in their order, the findings in the
-// order of their checks, and how many of each severity.
+// order of their checks, and how many of each severity. Ignored ones are in
+// none of these.
 type Report struct {
 	Checks   []Result  `json:"checks"`
 	Findings []Finding `json:"findings"`
+	Ignored  []Finding `json:"ignored,omitempty"`
 	Blocking int       `json:"blockers"`
 	Warnings int       `json:"warnings"`
 	Notes    int       `json:"notes"`
@@ -66,8 +69,11 @@ func Run(ctx context.Context, pair *Pair, checks []Check, jobs int) (Report, err
 			if err != nil {
 				findings = append(findings, couldNotRun(check, pair, err))
 			}
+			for j := range findings {
+				findings[j].Group, findings[j].Docs = check.Group, docsOf(check.Group, findings[j].ID)
+			}
 			found[i] = findings
-			results[i] = Result{ID: check.ID, About: check.About, Ran: err == nil, Findings: len(findings), Took: time.Since(began)}
+			results[i] = Result{ID: check.ID, Group: check.Group, About: check.About, Ran: err == nil, Findings: len(findings), Took: time.Since(began)}
 			return nil
 		})
 	}
@@ -80,12 +86,34 @@ func Run(ctx context.Context, pair *Pair, checks []Check, jobs int) (Report, err
 	return newReport(results, slices.Concat(found...)), nil
 }
 
+// docsBase is where the pages about findings are: one for each group, with a
+// heading for each finding.
+const docsBase = "https://github.com/pgcutover/pgcutover/blob/main/docs/check/"
+
+// couldNotRunSuffix ends the ID of a check that could not be made.
+const couldNotRunSuffix = ".could-not-run"
+
+// docsOf is the place that explains a finding. The anchor is what GitHub makes
+// of the heading.
+func docsOf(g Group, id string) string {
+	if strings.HasSuffix(id, couldNotRunSuffix) {
+		id = "could-not-run"
+	}
+	return docsBase + string(g) + ".md#" + strings.ReplaceAll(id, ".", "")
+}
+
 func newReport(results []Result, findings []Finding) Report {
 	r := Report{Checks: results, Findings: findings}
+	r.count()
+	return r
+}
+
+func (r *Report) count() {
 	if r.Findings == nil {
 		r.Findings = []Finding{} // an empty list in JSON, not null
 	}
-	for _, f := range findings {
+	r.Blocking, r.Warnings, r.Notes = 0, 0, 0
+	for _, f := range r.Findings {
 		switch f.Severity {
 		case Blocker:
 			r.Blocking++
@@ -95,12 +123,11 @@ func newReport(results []Result, findings []Finding) Report {
 			r.Notes++
 		}
 	}
-	return r
 }
 
 func couldNotRun(c Check, p *Pair, err error) Finding {
 	return Finding{
-		ID: c.ID + ".could-not-run", Severity: Blocker, Server: Both, Object: "check " + c.ID,
+		ID: c.ID + couldNotRunSuffix, Severity: Blocker, Server: Both, Object: "check " + c.ID,
 		Seen: p.New.Redacted(p.Old.Redacted(err)).Error(),
 		Why:  "The check could not run, so nobody knows whether " + c.About + ".",
 		Fix:  hint.Of(err),
@@ -116,7 +143,12 @@ const shownPerKind = 12
 func (r Report) WriteText(w io.Writer) error {
 	ordered := slices.Clone(r.Findings)
 	rank := map[Severity]int{Blocker: 0, Warning: 1, Note: 2}
-	slices.SortStableFunc(ordered, func(a, b Finding) int { return cmp.Compare(rank[a.Severity], rank[b.Severity]) })
+	groups := Groups()
+	slices.SortStableFunc(ordered, func(a, b Finding) int {
+		return cmp.Or(
+			cmp.Compare(rank[a.Severity], rank[b.Severity]),
+			cmp.Compare(slices.Index(groups, a.Group), slices.Index(groups, b.Group)))
+	})
 	var b strings.Builder
 	for len(ordered) > 0 {
 		same := 1
@@ -126,8 +158,12 @@ func (r Report) WriteText(w io.Writer) error {
 		writeKind(&b, ordered[:same])
 		ordered = ordered[same:]
 	}
-	fmt.Fprintf(&b, "%s: %s, %s, %s\n", plural(len(r.Checks), "check"),
+	fmt.Fprintf(&b, "%s: %s, %s, %s", plural(len(r.Checks), "check"),
 		plural(r.Blocking, "blocker"), plural(r.Warnings, "warning"), plural(r.Notes, "note"))
+	if n := len(r.Ignored); n > 0 {
+		fmt.Fprintf(&b, "; ignored: %s", list(ids(r.Ignored)))
+	}
+	b.WriteByte('\n')
 	if _, err := io.WriteString(w, b.String()); err != nil {
 		return fmt.Errorf("writing the report: %w", err)
 	}
@@ -135,13 +171,17 @@ func (r Report) WriteText(w io.Writer) error {
 }
 
 func alike(a, b Finding) bool {
-	return a.ID == b.ID && a.Severity == b.Severity && a.Server == b.Server && a.Why == b.Why
+	return a.ID == b.ID && a.Severity == b.Severity && a.Server == b.Server && a.Database == b.Database && a.Why == b.Why
 }
 
 // writeKind writes findings that are alike: the consequence once, then each.
 func writeKind(b *strings.Builder, same []Finding) {
 	f := same[0]
-	fmt.Fprintf(b, "%s  %s  (%s)\n", strings.ToUpper(string(f.Severity)), f.ID, f.Server)
+	where := f.Server
+	if f.Database != "" {
+		where += ", database " + quote(f.Database)
+	}
+	fmt.Fprintf(b, "%s  %s  (%s)\n", strings.ToUpper(string(f.Severity)), f.ID, where)
 	fmt.Fprintf(b, "  %s\n", f.Why)
 	for i, f := range same {
 		if i == shownPerKind {
@@ -156,6 +196,9 @@ func writeKind(b *strings.Builder, same []Finding) {
 		if f.Fix != "" {
 			fmt.Fprintf(b, "      %s\n", indent(f.Fix, "      "))
 		}
+	}
+	if f.Docs != "" {
+		fmt.Fprintf(b, "  see %s\n", f.Docs)
 	}
 	b.WriteByte('\n')
 }

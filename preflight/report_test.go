@@ -24,14 +24,14 @@ func TestRunKeepsOrderAndGoesOnAfterAFailure(t *testing.T) {
 		return Finding{ID: id, Severity: s, Server: "old", Seen: "seen", Why: "why"}
 	}
 	checks := []Check{
-		{"slow", "slow", func(context.Context, *Pair) ([]Finding, error) {
+		{"slow", Servers, "slow", nil, func(context.Context, *Pair) ([]Finding, error) {
 			<-release // ends last, and is reported first
 			return []Finding{finding("slow.one", Warning)}, nil
 		}},
-		{"broken", "all is well", func(context.Context, *Pair) ([]Finding, error) {
+		{"broken", Servers, "all is well", nil, func(context.Context, *Pair) ([]Finding, error) {
 			return []Finding{finding("broken.half", Note)}, hint.With(errors.New("the cause"), "the way out")
 		}},
-		{"last", "last", func(context.Context, *Pair) ([]Finding, error) {
+		{"last", Servers, "last", nil, func(context.Context, *Pair) ([]Finding, error) {
 			close(release)
 			return []Finding{finding("last.one", Blocker), finding("last.two", Note)}, nil
 		}},
@@ -131,11 +131,11 @@ type failingWriter struct{}
 func (failingWriter) Write([]byte) (int, error) { return 0, errFull }
 
 func TestReportJSON(t *testing.T) {
-	data, err := json.Marshal(newReport([]Result{{ID: "a", About: "b", Ran: true, Took: 5}}, nil))
+	data, err := json.Marshal(newReport([]Result{{ID: "a", Group: Servers, About: "b", Ran: true, Took: 5}}, nil))
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = `{"checks":[{"id":"a","about":"b","ran":true,"findings":0,"took_ns":5}],"findings":[],"blockers":0,"warnings":0,"notes":0}`
+	const want = `{"checks":[{"id":"a","group":"servers","about":"b","ran":true,"findings":0,"took_ns":5}],"findings":[],"blockers":0,"warnings":0,"notes":0}`
 	if string(data) != want {
 		t.Errorf("JSON\n%s, want\n%s", data, want)
 	}
@@ -206,7 +206,7 @@ func TestFailuresHideThePassword(t *testing.T) {
 	p := newPair(t, pgtest.Pairs(t)[0])
 	url := pgtest.WithUser(t, p.oldURL, "postgres", "s3cr3t")
 	p.Old = open(t, pg.Old, url, "")
-	failing := []Check{{"x", "x", func(context.Context, *Pair) ([]Finding, error) { return nil, errors.New("no route with s3cr3t") }}}
+	failing := []Check{{"x", Servers, "x", nil, func(context.Context, *Pair) ([]Finding, error) { return nil, errors.New("no route with s3cr3t") }}}
 	r, err := Run(t.Context(), p.Pair, failing, 1)
 	if err != nil {
 		t.Fatal(err)

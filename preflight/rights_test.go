@@ -197,16 +197,17 @@ func TestNoInherit(t *testing.T) {
 func TestScopeOfRights(t *testing.T) {
 	p := newPair(t, pgtest.Pairs(t)[0])
 	role(t, p.oldURL, "mover", "login")
-	pgtest.Exec(t, p.oldURL, `create table t (a int primary key)`)
+	role(t, p.oldURL, "keeper", "nologin")
+	pgtest.Exec(t, p.oldURL, `create table t (a int primary key); alter table t owner to keeper`)
 	p.Old = open(t, pg.Old, pgtest.WithUser(t, p.oldURL, "mover", ""), "")
 	t.Cleanup(p.Old.Close)
 	found := check(t, "ownership", p.Pair)
 	only(t, found, "rights.select", "t")
-	only(t, found, "rights.table-owner", "postgres")
+	only(t, found, "rights.table-owner", "keeper")
 	p.Scope = Scope{Exclude: []string{"public.*"}}
 	found = check(t, "ownership", p.Pair)
 	none(t, found, "rights.select")
-	only(t, found, "rights.table-owner", "postgres")
+	only(t, found, "rights.table-owner", "keeper")
 }
 
 func TestSharedRole(t *testing.T) {

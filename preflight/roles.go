@@ -7,12 +7,13 @@ import (
 	"strings"
 
 	"github.com/pgcutover/pgcutover/internal/pg"
+	"github.com/pgcutover/pgcutover/internal/provider"
 )
 
 // namedRolesSQL lists the roles that the old database needs: those it names as
 // owners or in access lists, policies, default privileges and settings; the
-// members of these, since a login role often has its rights by membership alone;
-// and who has a session there now. pg_shdepend knows all that are named but the
+// members of these, since a login role often has its rights by membership alone
+// (from 16 on a membership may be for administration only); and who has a session there now. pg_shdepend knows all that are named but the
 // bootstrap superuser, whom the owners add. Members of extensions, our own
 // objects, temporary tables, publications, subscriptions and large objects are
 // not carried over and do not count; nor does the tool's own role, unless it is
@@ -55,6 +56,7 @@ with recursive db as (
     join pg_auth_members m on m.roleid = needed.role
     join pg_roles r on r.oid = m.member
    where r.rolname <> current_user
+     and (coalesce(to_jsonb(m)->>'inherit_option', 'true')::boolean or coalesce(to_jsonb(m)->>'set_option', 'true')::boolean)
 ), all_needed (role, why) as (
   select role, min(why) from (
     select role, why from needed
@@ -97,12 +99,54 @@ var roleReasons = []string{
 	"is a member of such a role on old", "is connected to old",
 }
 
+// namedThere is the last of roleReasons for which pg_restore needs the role.
+const namedThere = 2
+
 // rolesSQL returns those of the names in $1 that are roles.
 const rolesSQL = `select rolname::text from pg_roles where rolname = any ($1::text[])`
 
 // checkRoles finds the roles that the old database names and the new server
 // does not have.
 func checkRoles(ctx context.Context, p *Pair) ([]Finding, error) {
+	missing, err := missingRoles(ctx, p)
+	if err != nil || len(missing) == 0 {
+		return nil, err
+	}
+	may, err := readOne[makerRow](ctx, p.New, "asking whether the tool may make roles", mayMakeRolesSQL)
+	if err != nil {
+		return nil, err
+	}
+	var found []Finding
+	for _, r := range missing {
+		f := Finding{
+			ID: "roles.missing", Severity: Blocker, Server: string(pg.New), Object: "role " + quote(r.Name),
+			Seen: roleReasons[r.Why] + ", does not exist on new",
+			Why:  "The tool's role may not make it on new: what names it cannot be carried over, and its clients cannot log in.",
+			Fix:  r.create(), FixKind: FixSQL,
+		}
+		if roleReasons[r.Why] == "is connected to old" {
+			f.ID, f.Severity = "roles.connected", Warning
+			f.Why = "The role's clients could not log in on the new server."
+		} else if owner, reserved := provider.ReservedRole(r.Name); reserved {
+			f.Why = "The name belongs to " + owner + ", so start does not make the role; but the schema cannot be restored without it. Make a stand-in, or take what it owns and its rights away on old."
+		} else if may.Makes {
+			f.Severity = Note
+			f.Why = "start makes it there, with its attributes, memberships and settings; with its password, if the tool's role may read that on old. Made by hand beforehand, it is left as it is."
+		}
+		found = append(found, f)
+	}
+	return found, nil
+}
+
+// mayMakeRolesSQL tells whether the tool's role may make roles: then start does.
+const mayMakeRolesSQL = `select rolsuper or rolcreaterole as makes from pg_roles where rolname = current_user`
+
+type makerRow struct{ Makes bool }
+
+// missingRoles returns the roles that checkRoles finds, groups before their
+// members. Roles that a provider keeps for itself are its own to make; they count
+// only where the schema itself names them.
+func missingRoles(ctx context.Context, p *Pair) ([]namedRole, error) {
 	named, err := read[namedRole](ctx, p.Old, "reading the roles that the database names", namedRolesSQL, streamName(p.Old.Move()))
 	if err != nil {
 		return nil, err
@@ -119,22 +163,11 @@ func checkRoles(ctx context.Context, p *Pair) ([]Finding, error) {
 	for _, name := range have {
 		exists[name] = true
 	}
-	named = slices.DeleteFunc(named, func(r namedRole) bool { return exists[r.Name] })
-	var found []Finding
-	for _, r := range groupsFirst(named) {
-		f := Finding{
-			ID: "roles.missing", Severity: Blocker, Server: string(pg.New), Object: "role " + quote(r.Name),
-			Seen: roleReasons[r.Why] + ", does not exist on new",
-			Why:  "Roles belong to the whole server and are not moved: what names the role cannot be carried over, and its clients cannot log in.",
-			Fix:  r.create(),
-		}
-		if roleReasons[r.Why] == "is connected to old" {
-			f.ID, f.Severity = "roles.connected", Warning
-			f.Why = "The role's clients could not log in on the new server."
-		}
-		found = append(found, f)
-	}
-	return found, nil
+	named = slices.DeleteFunc(named, func(r namedRole) bool {
+		_, reserved := provider.ReservedRole(r.Name)
+		return exists[r.Name] || reserved && r.Why > namedThere
+	})
+	return groupsFirst(named), nil
 }
 
 // groupsFirst orders roles so that each comes after those that it is to be a
@@ -167,7 +200,19 @@ func groupsFirst(roles []namedRole) []namedRole {
 
 // create is the statement that makes the role. Passwords cannot be read here.
 func (r namedRole) create() string {
-	words := []string{"CREATE ROLE", quote(r.Name)}
+	sql := strings.TrimSpace("CREATE ROLE "+quote(r.Name)+" "+strings.Join(r.attributes(), " ")) + ";"
+	for _, g := range r.Groups {
+		sql += fmt.Sprintf(" GRANT %s TO %s;", quote(g), quote(r.Name))
+	}
+	if r.Login {
+		sql += " -- then set its password, or carry all roles over: pg_dumpall --roles-only"
+	}
+	return sql
+}
+
+// attributes are those that differ from what CREATE ROLE gives by itself.
+func (r namedRole) attributes() []string {
+	var words []string
 	for _, a := range []struct {
 		on   bool
 		word string
@@ -185,12 +230,5 @@ func (r namedRole) create() string {
 			words = append(words, a.word)
 		}
 	}
-	sql := strings.Join(words, " ") + ";"
-	for _, g := range r.Groups {
-		sql += fmt.Sprintf(" GRANT %s TO %s;", quote(g), quote(r.Name))
-	}
-	if r.Login {
-		sql += " -- then set its password, or carry all roles over: pg_dumpall --roles-only"
-	}
-	return sql
+	return words
 }

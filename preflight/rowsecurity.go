@@ -59,7 +59,7 @@ func checkRowSecurity(ctx context.Context, p *Pair) ([]Finding, error) {
 				ID: "row-security.copy", Severity: Blocker, Server: string(pg.Old), Object: r.name(),
 				Seen: "row-level security applies to role " + quote(p.Old.User()),
 				Why:  "The copy would see only the rows that the policies let through.",
-				Fix:  fmt.Sprintf("ALTER ROLE %s BYPASSRLS;", quote(p.Old.User())),
+				Fix:  fmt.Sprintf("ALTER ROLE %s BYPASSRLS;", quote(p.Old.User())), FixKind: FixSQL,
 			})
 		}
 		if r.Forced {
@@ -99,7 +99,7 @@ func forcedFindings(ctx context.Context, s *pg.Server, forced []rowSecurityRow) 
 			ID: "row-security.apply", Severity: Blocker, Server: string(s.Side()), Object: r.name(),
 			Seen: fmt.Sprintf("FORCE ROW LEVEL SECURITY, owner %s", quote(r.Owner)),
 			Why:  "The apply worker acts as the owner and refuses such a table: the stream stops at its first row.",
-			Fix:  fmt.Sprintf("ALTER ROLE %s BYPASSRLS; -- on new, until the move is complete", quote(r.Owner)),
+			Fix:  fmt.Sprintf("ALTER ROLE %s BYPASSRLS; -- on new, until the move is complete", quote(r.Owner)), FixKind: FixSQL,
 		})
 	}
 	return found, nil

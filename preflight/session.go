@@ -36,12 +36,15 @@ func checkSession(ctx context.Context, p *Pair) ([]Finding, error) {
 			return nil, err
 		}
 		if _, err := s.Pool().Exec(ctx, blockSQL, pgx.QueryExecModeSimpleProtocol); err != nil {
-			found = append(found, Finding{
+			f := Finding{
 				ID: "session.plpgsql", Severity: Blocker, Server: string(s.Side()), Object: "language plpgsql",
 				Seen: s.Redacted(err).Error(),
 				Why:  "The fence is written in PL/pgSQL, and a DO block fails on this server.",
-				Fix:  "if PostgreSQL's packages were upgraded since the server started, restart it; if the language was dropped: CREATE EXTENSION plpgsql;",
-			})
+			}.told("restart the server: a package upgrade may have replaced PostgreSQL's libraries since it started")
+			if pg.IsCode(err, pg.UndefinedObject) {
+				f = f.mended("CREATE EXTENSION plpgsql;")
+			}
+			found = append(found, f)
 		}
 		return found, nil
 	})
@@ -88,8 +91,7 @@ func judgeSession(s *pg.Server, before, other, after backend) []Finding {
 	f := Finding{
 		ID: "session.pooler", Severity: Blocker, Server: string(s.Side()), Object: s.Address(),
 		Why: "Locks, snapshots and session settings do not hold through a pooler that shares sessions.",
-		Fix: fmt.Sprintf("put the server's own address into %s.url, not the pooler's", s.Side()),
-	}
+	}.told(fmt.Sprintf("put the server's own address into %s.url, not the pooler's", s.Side()))
 	switch {
 	case before.PID != after.PID:
 		f.Seen = fmt.Sprintf("one connection was served by backend %d, then by %d", before.PID, after.PID)

@@ -3,6 +3,7 @@ package preflight
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/state"
@@ -94,7 +95,7 @@ func roleSettingsCheck(severity Severity) func(context.Context, *Pair) ([]Findin
 func settingFinding(s *pg.Server, r roleSetting, severity Severity, moving bool) (Finding, bool) {
 	f := Finding{
 		Severity: severity, Server: string(s.Side()), Object: r.object(),
-		Seen: fmt.Sprintf("%s = %s", r.Name, r.Value), Fix: r.reset(),
+		Seen: fmt.Sprintf("%s = %s", r.Name, r.Value), Fix: r.reset(), FixKind: FixSQL,
 	}
 	switch {
 	case r.Name == "session_replication_role" && r.Value == "replica":
@@ -108,6 +109,7 @@ func settingFinding(s *pg.Server, r roleSetting, severity Severity, moving bool)
 	case r.Role == "" && r.truth() && (!moving || r.Database == ""):
 		f.ID, f.Severity = "role-settings.read-only-database", Warning
 		f.Why = "The database refuses writes by default already: somebody, or another tool, left it read-only."
+		f.Fix = "SET default_transaction_read_only = off;\n" + f.Fix
 	default:
 		return f, false
 	}
@@ -137,34 +139,18 @@ func replicaRights(ctx context.Context, s *pg.Server) ([]Finding, error) {
 		ID: "role-settings.replica-right", Severity: Note, Server: string(s.Side()), Object: "session_replication_role",
 		Seen: "may be set by " + list(roles),
 		Why:  "Such sessions can switch the application's triggers and foreign keys off; the fence stops them all the same.",
+		Fix:  revokes(roles), FixKind: FixSQL,
 	}}, nil
 }
 
-const durabilitySQL = `
-select name, setting
-  from pg_settings
- where name in ('fsync', 'full_page_writes') and setting <> 'on'
- order by name`
-
-type settingRow struct{ Name, Setting string }
-
-// durabilityCheck looks for settings by which a crash of the machine takes back
-// what the server has acknowledged: the decision is one such thing.
-// Postgres manual: 19.5.1, Write Ahead Log: Settings.
-func durabilityCheck(severity Severity) func(context.Context, *Pair) ([]Finding, error) {
-	return func(ctx context.Context, p *Pair) ([]Finding, error) {
-		return onBoth(p, func(s *pg.Server) ([]Finding, error) {
-			rows, err := read[settingRow](ctx, s, "reading durability settings", durabilitySQL)
-			var found []Finding
-			for _, r := range rows {
-				found = append(found, Finding{
-					ID: "durability." + r.Name, Severity: severity, Server: string(s.Side()), Object: r.Name,
-					Seen: r.Name + " is " + r.Setting,
-					Why:  "After a crash of the machine the decision of the cutover, or what was replicated before it, may be gone.",
-					Fix:  setting(r.Name, "on", false),
-				})
-			}
-			return found, err
-		})
+// revokes takes the right to set session_replication_role from roles.
+func revokes(roles []string) string {
+	var statements []string
+	for _, r := range roles {
+		if r != "PUBLIC" {
+			r = quote(r)
+		}
+		statements = append(statements, fmt.Sprintf("REVOKE SET ON PARAMETER session_replication_role FROM %s;", r))
 	}
+	return strings.Join(statements, "\n")
 }

@@ -46,21 +46,6 @@ func (r standbyRow) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// syncSQL reads what synchronous replication is asked for and what there is of
-// it. hidden: the role may not see the state of walsenders.
-const syncSQL = `
-select current_setting('synchronous_standby_names') as names,
-       coalesce(current_setting('synchronized_standby_slots', true), '') as slots,
-       (select count(*)::int from pg_stat_replication where sync_state in ('sync', 'quorum')) as synchronous,
-       exists (select 1 from pg_stat_replication where sync_state is null) as hidden`
-
-type syncFacts struct {
-	Names       string
-	Slots       string // synchronized_standby_slots, 17 and later
-	Synchronous int
-	Hidden      bool
-}
-
 // standbysCheck looks for standbys of the old server that could be promoted
 // without the decision: a logical walsender sends a commit on before any
 // standby has it, so that new may be open while the promoted standby is not
@@ -68,7 +53,7 @@ type syncFacts struct {
 // Postgres manual: 19.6.2, synchronized_standby_slots.
 func standbysCheck(severity Severity) func(context.Context, *Pair) ([]Finding, error) {
 	return func(ctx context.Context, p *Pair) ([]Finding, error) {
-		have, err := readOne[syncFacts](ctx, p.Old, "reading synchronous replication", syncSQL)
+		have, err := readSync(ctx, p.Old)
 		if err != nil {
 			return nil, err
 		}
@@ -76,7 +61,10 @@ func standbysCheck(severity Severity) func(context.Context, *Pair) ([]Finding, e
 		if err != nil {
 			return nil, err
 		}
-		found := syncFindings(p.Old, have, severity)
+		found, err := synchronous(ctx, p, have, severity)
+		if err != nil {
+			return nil, err
+		}
 		if p.Settings.FailoverPaused {
 			return found, nil
 		}
@@ -97,30 +85,15 @@ func uncovered(s *pg.Server, rows []standbyRow, synchronized string, severity Se
 		f := Finding{
 			ID: "standbys.unfenced", Severity: severity, Server: string(s.Side()), Object: "standby", Seen: r.String(),
 			Why: "The decision may reach the new server before this standby: promoted right then, it takes writes beside the new server.",
-			Fix: fmt.Sprintf("pause its failover for the cutover and declare it: %s.failover: paused", s.Side()),
-		}
+		}.told(fmt.Sprintf("pause its failover for the cutover and declare it: %s.failover: paused", s.Side()))
 		switch {
 		case s.Major() >= 17 && r.Slot != "":
-			f.Fix = fmt.Sprintf("ALTER SYSTEM SET synchronized_standby_slots = %s; SELECT pg_reload_conf();\n-- or %s",
-				literal(strings.Trim(synchronized+","+quote(r.Slot), ",")), f.Fix)
+			f = f.mended(fmt.Sprintf("ALTER SYSTEM SET synchronized_standby_slots = %s; SELECT pg_reload_conf();\n-- or %s",
+				literal(strings.Trim(synchronized+","+quote(r.Slot), ",")), f.Fix))
 		case s.Major() >= 17:
-			f.Fix = "let it stream from a slot (primary_slot_name) that synchronized_standby_slots names\n-- or " + f.Fix
+			f.Fix = "let it stream from a slot (primary_slot_name) that synchronized_standby_slots names, or " + f.Fix
 		}
 		found = append(found, f)
 	}
 	return found
-}
-
-// syncFindings names the case in which every COMMIT, the decision's too, waits
-// for a standby that is not there.
-func syncFindings(s *pg.Server, have syncFacts, severity Severity) []Finding {
-	if have.Names == "" || have.Synchronous > 0 || have.Hidden {
-		return nil
-	}
-	return []Finding{{
-		ID: "standbys.sync-missing", Severity: severity, Server: string(s.Side()), Object: "synchronous_standby_names",
-		Seen: fmt.Sprintf("synchronous_standby_names is %q, and no synchronous standby is connected", have.Names),
-		Why:  "Every COMMIT waits for a standby that is not there; so would the one that decides the cutover, with clients stopped.",
-		Fix:  "bring the standby back, or: ALTER SYSTEM RESET synchronous_standby_names; SELECT pg_reload_conf();",
-	}}
 }

@@ -67,8 +67,7 @@ func checkTarget(ctx context.Context, p *Pair) ([]Finding, error) {
 		found = append(found, Finding{
 			ID: "target.not-empty", Severity: Blocker, Server: string(pg.New), Object: "schema " + quote(r.Schema), Seen: seen,
 			Why: "The move makes the application's objects itself: what stands there would collide or be taken for its own.",
-			Fix: "name an empty database in new.url: CREATE DATABASE ... TEMPLATE template0;",
-		})
+		}.told("name an empty database in new.url: CREATE DATABASE ... TEMPLATE template0;"))
 	}
 	return found, nil
 }
@@ -87,8 +86,7 @@ func checkLeftovers(ctx context.Context, p *Pair) ([]Finding, error) {
 				ID: "leftovers.object", Severity: Blocker, Server: string(s.Side()), Object: o.Kind + " " + quote(o.Name),
 				Seen: "made by pgcutover for another move than " + s.Move(),
 				Why:  "Another move uses this database, or was left unfinished: two moves at a time are not safe.",
-				Fix:  "pgcutover abort or complete with that move's name, or pgcutover doctor",
-			})
+			}.told("pgcutover abort or complete with that move's name, or pgcutover doctor"))
 		}
 		return found, err
 	})
@@ -106,12 +104,12 @@ func otherMove(ctx context.Context, s *pg.Server) ([]Finding, error) {
 		f.ID = "leftovers.move"
 		f.Seen = fmt.Sprintf("belongs to the move %q since %s", move.Name, move.Created.UTC().Format("2006-01-02 15:04"))
 		f.Why = "A database takes part in one move at a time."
-		f.Fix = fmt.Sprintf("finish that move first (pgcutover complete or abort with name: %s), or use its name", move.Name)
+		f = f.told(fmt.Sprintf("finish that move first (pgcutover complete or abort with name: %s), or use its name", move.Name))
 	case move.Side != s.Side():
 		f.ID = "leftovers.swapped"
 		f.Seen = fmt.Sprintf("says that this is the %s server of the move", move.Side)
 		f.Why = "With old and new swapped the tool would copy in the wrong direction."
-		f.Fix = "exchange old.url and new.url"
+		f = f.told("exchange old.url and new.url")
 	default:
 		return nil, nil
 	}

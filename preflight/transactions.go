@@ -93,9 +93,10 @@ func transactionFindings(ctx context.Context, s *pg.Server, severity Severity, l
 		}
 		found = append(found, Finding{
 			ID: "transactions.prepared", Severity: Blocker, Server: string(s.Side()), Object: "prepared transaction " + literal(t.GID),
-			Seen: fmt.Sprintf("of %s in database %s, %s old", quote(t.Owner), quote(t.Database), age(t.Age)),
-			Why:  "It holds its locks until somebody ends it: making a slot and the freeze wait for it without end.",
-			Fix:  fmt.Sprintf("in database %s: COMMIT PREPARED %s; or ROLLBACK PREPARED %s;", quote(t.Database), literal(t.GID), literal(t.GID)),
+			Seen:    fmt.Sprintf("of %s in database %s, %s old", quote(t.Owner), quote(t.Database), age(t.Age)),
+			Why:     "It holds its locks until somebody ends it: making a slot and the freeze wait for it without end.",
+			Fix:     fmt.Sprintf("in database %s: COMMIT PREPARED %s; or ROLLBACK PREPARED %s;", quote(t.Database), literal(t.GID), literal(t.GID)),
+			FixKind: FixAction,
 		})
 	}
 	open, err := read[longRow](ctx, s, "reading long transactions", longSQL, long.Seconds())
@@ -113,7 +114,7 @@ func longFinding(s *pg.Server, t longRow, severity Severity) Finding {
 		ID: "transactions.long", Severity: severity, Server: string(s.Side()), Object: fmt.Sprintf("session %d", t.PID),
 		Seen: fmt.Sprintf("%s in database %s, %s, for %s: %s", quote(t.Role), quote(t.Database), t.State, age(t.Age), t.Query),
 		Why:  "It has written: making a slot and the freeze wait until it ends.",
-		Fix:  fmt.Sprintf("wait for it, or: SELECT pg_terminate_backend(%d);", t.PID),
+		Fix:  fmt.Sprintf("-- wait for it, or:\nSELECT pg_terminate_backend(%d);", t.PID), FixKind: FixSQL,
 	}
 	if !t.Writes {
 		f.Why = "It has not written yet; if it does, making a slot and the freeze wait for it."
@@ -138,6 +139,7 @@ func preparedPossible(ctx context.Context, s *pg.Server) ([]Finding, error) {
 		ID: "transactions.prepared-possible", Severity: Note, Server: string(s.Side()), Object: "max_prepared_transactions",
 		Seen: fmt.Sprintf("max_prepared_transactions is %d", limit[0]),
 		Why:  "Applications may prepare transactions; one that stands at the cutover stops it.",
+		Fix:  "-- when no application prepares transactions:\n" + setting("max_prepared_transactions", 0, true), FixKind: FixRestart,
 	}}, nil
 }
 
@@ -175,7 +177,7 @@ func vacuumCheck(severity Severity) func(context.Context, *Pair) ([]Finding, err
 				ID: "vacuum.running", Severity: severity, Server: string(p.Old.Side()), Object: v.Table,
 				Seen: fmt.Sprintf("%s, session %d, for %s", kind, v.PID, age(v.Age)),
 				Why:  "The cutover waits for the table's lock, and this vacuum does not give way.",
-				Fix:  fmt.Sprintf("wait for it, or: SELECT pg_cancel_backend(%d);", v.PID),
+				Fix:  fmt.Sprintf("-- wait for it, or:\nSELECT pg_cancel_backend(%d);", v.PID), FixKind: FixSQL,
 			})
 		}
 		return found, err

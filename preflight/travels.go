@@ -32,7 +32,7 @@ func secondStreams(ctx context.Context, s *pg.Server) ([]Finding, error) {
 			ID: "neighbours.subscription-state", Severity: Blocker, Server: string(s.Side()), Object: "subscription " + quote(sub.Name),
 			Seen: "enabled, writes " + list(ours),
 			Why:  "The arrival of rows in these tables tells that the move's own stream has delivered everything. Through another stream they come too early, and the clients would be moved before their rows are there.",
-			Fix:  fmt.Sprintf("ALTER SUBSCRIPTION %s DISABLE; -- until the move is over, or take schema pgcutover out of what it subscribes to", quote(sub.Name)),
+			Fix:  fmt.Sprintf("ALTER SUBSCRIPTION %s DISABLE; -- until the move is over, or take schema pgcutover out of what it subscribes to", quote(sub.Name)), FixKind: FixSQL,
 		})
 	}
 	return found, err
@@ -87,7 +87,7 @@ func stateTravels(ctx context.Context, s *pg.Server, slots []slotRow) ([]Finding
 			Why: "A subscriber that is a PostgreSQL server without these tables stops with an error at the first row that start writes there, until it has them; meanwhile its slot keeps WAL on this server. " +
 				"Change data capture gets rows of tables that it does not know.",
 			Fix: fmt.Sprintf("right after start, give its subscribers the tables, which stay empty: CREATE SCHEMA pgcutover; there, then pg_dump --section=pre-data --table='pgcutover.*' of this server into psql there; "+
-				"DROP SCHEMA pgcutover CASCADE; there when the move is over. Or before start: publication %s FOR TABLE its tables instead", quote(r.Name)),
+				"DROP SCHEMA pgcutover CASCADE; there when the move is over. Or before start: publication %s FOR TABLE its tables instead", quote(r.Name)), FixKind: FixAction,
 		})
 	}
 	return found, nil

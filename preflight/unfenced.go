@@ -41,7 +41,7 @@ func unfencedTables(ctx context.Context, s *pg.Server) ([]Finding, error) {
 			Seen: fmt.Sprintf("%s (%s) of role %s, whose rights %s has not", plural(r.Tables, "table"), some(r.Names, r.Tables), quote(r.Owner), quote(s.User())),
 			Why: "The fence cannot be put on them: after the cutover writes to them are refused by the read-only default of the database only, which a client can override. " +
 				"Nor are their rows replicated: each server's extension keeps its own.",
-			Fix: fmt.Sprintf("if the application writes to them: %s -- or stop it from writing there before the cutover", grantRole(s, r.Owner)),
+			Fix: fmt.Sprintf("if the application writes to them: %s -- or stop it from writing there before the cutover", grantRole(s, r.Owner)), FixKind: FixAction,
 		})
 	}
 	return found, err
@@ -55,8 +55,8 @@ select (select count(*) from pg_largeobject_metadata) as objects,
 
 type largeObjects struct{ Objects, Size int64 }
 
-// checkLargeObjects looks for large objects, of which those on the source stay
-// behind.
+// checkLargeObjects looks for large objects, which a cutover copies while writes
+// are frozen.
 func checkLargeObjects(ctx context.Context, p *Pair) ([]Finding, error) {
 	have, err := readOne[largeObjects](ctx, p.Old, "counting large objects", largeObjectsSQL)
 	if err != nil || have.Objects == 0 {
@@ -66,14 +66,17 @@ func checkLargeObjects(ctx context.Context, p *Pair) ([]Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	fenced := "From the cutover on the read-only default of the database refuses them."
+	moving, err := p.inFreeze(ctx, p.Old)
+	if err != nil {
+		return nil, err
+	}
+	severity, why, fix := moving.largeObjects()
 	if p.Old.Major() < 16 {
-		fenced = "No trigger can fence them, and before PostgreSQL 16 the read-only default does not either: a session that stays can go on writing them after the cutover."
+		why += " No trigger can fence them, and before PostgreSQL 16 the read-only default does not either: after the cutover nothing keeps superusers from writing them on the closed server."
 	}
 	return []Finding{{
-		ID: "not-carried.large-object", Severity: Warning, Server: string(p.Old.Side()), Object: "large objects",
+		ID: "not-carried.large-object", Severity: severity, Server: string(p.Old.Side()), Object: "large objects",
 		Seen: fmt.Sprintf("%s, about %s, and %d on the %s server", plural(int(have.Objects), "large object"), bytes(have.Size), there.Objects, p.New.Side()),
-		Why:  "Logical replication does not carry large objects: those made or changed meanwhile are lost. " + fenced,
-		Fix:  "stop their writers and carry them with pg_dump --large-objects --section=data, or keep the bytes in a bytea column",
+		Why:  why, Fix: fix, FixKind: FixAction,
 	}}, nil
 }
