@@ -6,15 +6,20 @@
 //
 //	preflight   every reason why the move would fail or surprise (package preflight)
 //	prepare     schema pgcutover on both servers; new is closed for client writes
-//	schema      pg_dump of old into new: tables, then their identity indexes
+//	roles       the roles that the database needs, on new
+//	schema      extensions, then pg_dump of old into new: tables, then their identity indexes
 //	publish     publication, then slot, on old
 //	subscribe   subscription on new, with an owner of its own
 //	copy        Postgres copies the tables
 //	index       the rest of the schema: indexes, foreign keys, triggers
+//	database    settings, privileges and comment of the database itself
 //	catch-up    the stream is close behind
 //	refresh     materialized views
 //	warm        recent rows into new's cache
 //	analyze     planner statistics, in stages
+//
+// What is changed in old's schema meanwhile is shown by Status, keeps a cutover
+// from beginning, and is brought to new by SyncSchema.
 //
 // Then Cutover turns the writes (package cutover), and Complete removes what
 // the move made; before the cutover, Abort does.

@@ -4,15 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/pgcutover/pgcutover/cutover"
+	"github.com/pgcutover/pgcutover/fence"
 	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/state"
 	"github.com/pgcutover/pgcutover/internal/step"
 	"github.com/pgcutover/pgcutover/preflight"
-	"github.com/pgcutover/pgcutover/schema"
 	"github.com/pgcutover/pgcutover/traffic"
 	"github.com/pgcutover/pgcutover/warmup"
 )
@@ -33,6 +32,13 @@ type Options struct {
 	FailoverPaused   bool  // the operator has paused the failover of old's standbys
 	// NewFailoverPaused says the same of new's, for a rollback.
 	NewFailoverPaused bool
+	// Ignore are the IDs of findings that do not keep the move from starting.
+	Ignore []string
+	// Beside is how many databases are moved together, this one included; less
+	// than two means that it moves alone.
+	Beside int
+	// Family is how the names of all of them begin, before an underscore.
+	Family string
 	// Watch starts the watchdog of the poolers' pause; see cutover.Cutover.
 	Watch func(ctx context.Context, w cutover.Watched) (stop func(), err error)
 }
@@ -49,6 +55,8 @@ type Move struct {
 	Old, New *pg.Server
 	Observer step.Observer
 	scope    preflight.Scope
+	compared driftMemo
+	halted   stoppedMemo
 }
 
 // Open connects to both servers.
@@ -150,9 +158,12 @@ func (m *Move) cutover(recorded state.Move) *cutover.Cutover {
 // ErrBlockers is wrapped when checks found blockers; the report says which.
 var ErrBlockers = errors.New("checks found blockers")
 
-// Check runs every preflight check. It changes nothing.
+// Check runs every preflight check, and sets those findings aside that
+// Options.Ignore names. It changes nothing.
 func (m *Move) Check(ctx context.Context) (preflight.Report, error) {
-	return preflight.Run(ctx, m.pair(), preflight.All(), checkJobs)
+	report, err := preflight.Run(ctx, m.pair(), preflight.All(), checkJobs)
+	report.Ignore(m.Options.Ignore)
+	return report, err
 }
 
 const checkJobs = 4
@@ -164,8 +175,19 @@ const syncWorkers = 2
 func (m *Move) pair() *preflight.Pair {
 	return &preflight.Pair{
 		Old: m.Old, New: m.New, Scope: m.scope,
-		Settings: preflight.Settings{SyncWorkers: syncWorkers, FailoverPaused: m.Options.FailoverPaused, Rollback: m.Options.Cutover.WayBack, TerminateBlockers: m.Options.Cutover.TerminateAfter > 0},
+		Settings: preflight.Settings{
+			SyncWorkers: syncWorkers, Databases: m.Options.Beside, Family: m.Options.Family,
+			WALWarn: m.Options.WALWarn, Pause: m.Options.Cutover.MaxPause,
+			FailoverPaused: m.Options.FailoverPaused, Rollback: m.Options.Cutover.WayBack, TerminateBlockers: m.Options.Cutover.TerminateAfter > 0,
+			ClosedDisconnects: m.Options.Cutover.OnClosed == fence.Disconnect, InFreeze: m.inFreeze,
+		},
 	}
+}
+
+// inFreeze tells the checks what a cutover is going to do about what logical
+// replication does not carry.
+func (m *Move) inFreeze(ctx context.Context, source *pg.Server) (*preflight.InFreeze, error) {
+	return m.Options.Cutover.Unreplicated.InFreeze(ctx, source, m.scope.Match)
 }
 
 // gatesTo are the preflight checks that a cutover and a rollback repeat, with
@@ -195,42 +217,4 @@ func (m *Move) gatesTo(ctx context.Context, d state.Direction, leaveBehind bool)
 func blocker(f preflight.Finding) error {
 	text := fmt.Sprintf("%s on %s: %s: %s", f.ID, f.Server, f.Object, f.Seen)
 	return cutover.Blocked(f.Fix, text)
-}
-
-// schemaGate compares the schema of both servers: a change made on the source
-// since would be missing on the target.
-func (m *Move) schemaGate(ctx context.Context, d state.Direction) error {
-	differences, err := m.SchemaDiff(ctx)
-	if err != nil || len(differences) == 0 {
-		return err
-	}
-	text := make([]string, 0, maxShown+1)
-	for i, d := range differences {
-		if i == maxShown {
-			text = append(text, fmt.Sprintf("and %d more", len(differences)-i))
-			break
-		}
-		text = append(text, d.String())
-	}
-	advice := "bring the new server's schema in line, or run pgcutover abort, then start"
-	if d == state.Back {
-		advice = "bring the old server's schema in line with the new one's, or, to go back and leave behind what is only on new, run: pgcutover rollback --leave-behind"
-	}
-	return cutover.Blocked(advice, "the schemas differ: "+strings.Join(text, "; "))
-}
-
-// maxShown is how many of a list of objects go into one message.
-const maxShown = 10
-
-// SchemaDiff lists what differs between the schemas of both servers.
-func (m *Move) SchemaDiff(ctx context.Context) ([]schema.Difference, error) {
-	onOld, err := schema.Fingerprint(ctx, m.Old)
-	if err != nil {
-		return nil, err
-	}
-	onNew, err := schema.Fingerprint(ctx, m.New)
-	if err != nil {
-		return nil, err
-	}
-	return schema.Diff(onOld, onNew), nil
 }

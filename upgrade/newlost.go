@@ -362,7 +362,7 @@ func (g *givingUp) raise(ctx context.Context) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if g.out.Raised, err = sequences.Apply(ctx, g.Old.Pool(), changes, sequences.Options{}); err != nil {
+	if g.out.Raised, err = sequences.Apply(ctx, g.Old.Pool(), changes, sequences.Options{Settings: g.Old.QuietSettings()}); err != nil {
 		return nil, fmt.Errorf("on the old server: %w", err)
 	}
 	return nil, nil

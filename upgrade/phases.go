@@ -34,6 +34,7 @@ func (m *Move) Phases() []step.Step { return (&start{Move: m}).phases() }
 type start struct {
 	*Move
 	recorded state.Move
+	asked    *startPlan // what the plan is filled in with; nil before it was asked for
 }
 
 // first is the stream that start makes.
@@ -43,49 +44,44 @@ func (s *start) phases() []step.Step {
 	return []step.Step{
 		{
 			Name: "prepare", About: "make the fence's functions on both servers; close new for client writes", Bound: time.Minute,
-			Do: s.prepare, Statements: s.prepareStatements,
+			Do: s.prepare, Statements: s.planning(s.prepareStatements),
+		},
+		{
+			Name: "roles", About: "make the roles that the database needs on new, with passwords where readable", Bound: 10 * time.Minute,
+			Do: s.roles, Statements: s.planning(s.rolesStatements),
 		},
 		{
 			Name: "schema", About: "copy the tables' definitions and their identity indexes to new", Bound: 6 * time.Hour,
-			Do: s.schema, Statements: step.Fixed(
-				step.Statement{Server: "old", SQL: "-- pg_dump --format=custom --schema-only"},
-				step.Statement{Server: "new", SQL: "-- pg_restore: pre-data, then primary keys and replica identities"}),
+			Do: s.schema, Statements: s.planning(s.schemaStatements),
 		},
 		{
 			Name: "publish", About: "make the publication, then the slot, on old", Bound: 30 * time.Minute,
-			Do: s.publish, Statements: s.publishStatements,
+			Do: s.publish, Statements: s.planning(s.publishStatements),
 		},
 		{
 			Name: "subscribe", About: "make the subscription on new, with an owner of its own, and enable it", Bound: 5 * time.Minute,
-			Do: s.subscribe, Statements: s.subscribeStatements,
+			Do: s.subscribe, Statements: s.planning(s.subscribeStatements),
 		},
-		{Name: "copy", About: "wait while Postgres copies the tables", Bound: long, Do: s.copy},
+		{Name: "copy", About: "wait while Postgres copies the tables", Bound: long, Do: s.copy, Statements: s.planning(s.copyStatements)},
 		{
 			Name: "index", About: "restore the rest of the schema on new: indexes, foreign keys, triggers, views", Bound: long,
-			Do: s.index, Statements: step.Fixed(
-				step.Statement{Server: "new", SQL: subscriber.DisableSQL(s.first())},
-				step.Statement{Server: "new", SQL: "-- pg_restore: post-data"},
-				s.attachStatement(),
-				step.Statement{Server: "new", SQL: subscriber.EnableSQL(s.first())}),
+			Do: s.index, Statements: s.planning(s.indexStatements),
 		},
-		{Name: "catch-up", About: "wait until new is close behind old", Bound: long, Do: s.catchUp},
+		{
+			Name: "database", About: "give new's database the settings, privileges, connection limit and comment of old's", Bound: time.Minute,
+			Do: s.database, Statements: s.planning(s.databaseStatements),
+		},
+		{Name: "catch-up", About: "wait until new is close behind old", Bound: long, Do: s.catchUp, Statements: s.planning(s.catchUpStatements)},
 		{
 			Name: "refresh", About: "refresh the materialized views on new that are filled on old", Bound: 24 * time.Hour, Do: s.refresh,
-			Statements: step.Fixed(step.Statement{Server: "new", SQL: "refresh materialized view <every one that is filled on old>"}),
+			Statements: s.planning(s.refreshStatements),
 		},
 		{Name: "warm", About: "read recent rows on new, so that they are in its cache", Bound: 2 * time.Hour, Do: s.warm},
 		{
 			Name: "analyze", About: "make planner statistics on new, in stages", Bound: 24 * time.Hour, Do: s.analyze,
-			Statements: step.Fixed(step.Statement{Server: "new", SQL: "analyze <every table>"}),
+			Statements: s.planning(s.analyzeStatements),
 		},
 	}
-}
-
-// attachStatement stands for the fence triggers on new, whose tables are not
-// there before start.
-func (s *start) attachStatement() step.Statement {
-	t := fence.Table{Schema: "<schema>", Name: "<every table>"}
-	return step.Statement{Server: "new", SQL: fence.AttachSQL(s.Options.Name, t), Why: "on every table that has none yet"}
 }
 
 // Start does the phases that are not done yet, up to and including until
@@ -102,7 +98,12 @@ func (m *Move) Start(soft, hard context.Context, until string) (preflight.Report
 	if n := len(report.Blockers()); n > 0 {
 		return report, fmt.Errorf("%w: %d", ErrBlockers, n)
 	}
-	return report, m.locked(soft, "start", func(ctx context.Context) error {
+	return report, m.begin(soft, hard, until)
+}
+
+// begin does the phases, after the checks.
+func (m *Move) begin(soft, hard context.Context, until string) error {
+	return m.locked(soft, "start", func(ctx context.Context) error {
 		recorded, err := m.record(ctx)
 		if err != nil {
 			return err
@@ -144,6 +145,13 @@ func (m *Move) record(ctx context.Context) (*state.Move, error) {
 		if err := state.Create(ctx, s, *now); err != nil {
 			return nil, err
 		}
+	}
+	mended, err := state.ReadMended(ctx, m.Old)
+	if err != nil {
+		return nil, err
+	}
+	if err := state.CopyMended(ctx, m.New, mended); err != nil {
+		return nil, err
 	}
 	// No phase runs before this is recorded, so when it is missing new is still
 	// as it was, also when an earlier start died in between.
@@ -222,29 +230,25 @@ func (s *start) prepare(ctx context.Context) (any, error) {
 	return nil, fence.SetReadOnly(ctx, s.New, true)
 }
 
-func (s *start) prepareStatements() ([]step.Statement, error) {
-	var out []step.Statement
-	for _, server := range []*pg.Server{s.Old, s.New} {
-		statements := append(state.Statements(), fence.InstallStatements(server, s.Options.Cutover.OnClosed)...)
-		for _, sql := range append(statements, probe.InstallStatements()...) {
-			out = append(out, step.Statement{Server: string(server.Side()), SQL: sql})
-		}
-	}
-	return append(out,
-		step.Statement{Server: "new", SQL: state.SetBeforeSQL, Why: "what new was like, for abort"},
-		step.Statement{Server: "new", SQL: fence.ReadOnlySQL(s.New.Database(), true), Why: "multihost clients keep to old"}), nil
-}
-
 type schemaFacts struct {
-	Fenced int `json:"fenced"`
+	Fenced     int                `json:"fenced"`
+	Extensions []schema.Extension `json:"extensions,omitempty"`
+	Notices    []schema.Notice    `json:"notices,omitempty"`
 }
 
 func (s *start) schema(ctx context.Context) (any, error) {
+	report, err := s.extensions(ctx)
+	if err != nil {
+		return nil, err
+	}
 	if err := s.restore(ctx, schema.PreData, schema.Identity); err != nil {
 		return nil, err
 	}
+	if err := s.restored(ctx, false); err != nil {
+		return nil, err
+	}
 	n, err := fence.Attach(ctx, s.New, 10*time.Minute, func(text string) { step.Progress(ctx, "%s", text) })
-	return schemaFacts{Fenced: n}, err
+	return schemaFacts{Fenced: n, Extensions: report.Made, Notices: report.Notices}, err
 }
 
 // restore brings the given sections to new, unless the catalogs say that all
@@ -259,6 +263,9 @@ func (s *start) restore(ctx context.Context, sections ...schema.Section) error {
 		return err
 	}
 	defer archive.Close() //nolint:errcheck // a temporary folder
+	if err := s.dumped(ctx, archive); err != nil {
+		return err
+	}
 	for _, section := range sections {
 		step.Progress(ctx, "restoring %s", section)
 		options := schema.RestoreOptions{Resume: true, Progress: func(text string) { step.Progress(ctx, "%s", text) }}
@@ -300,19 +307,6 @@ func (s *start) publish(ctx context.Context) (any, error) {
 	return publishFacts{Tables: len(tables), Consistent: lsn.String()}, nil
 }
 
-func (s *start) publishStatements() ([]step.Statement, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	tables, err := publisher.Tables(ctx, s.Old, s.scope.Match)
-	if err != nil {
-		return nil, err
-	}
-	return []step.Statement{
-		{Server: "old", SQL: publisher.CreatePublicationSQL(s.first(), tables, s.New.Major())},
-		{Server: "old", SQL: publisher.CreateSlotStatement(s.first()), Why: "over the replication protocol"},
-	}, nil
-}
-
 func (s *start) subscribe(ctx context.Context) (any, error) {
 	owner, err := subscriber.EnsureRole(ctx, s.New)
 	if err != nil {
@@ -333,23 +327,6 @@ func (s *start) subscribe(ctx context.Context) (any, error) {
 	return nil, subscriber.SetEnabled(ctx, s.New, s.first(), true)
 }
 
-func (s *start) subscribeStatements() ([]step.Statement, error) {
-	name := s.Options.Name
-	var out []step.Statement
-	if s.Options.Cutover.WayBack {
-		out = append(out,
-			step.Statement{Server: "old", SQL: subscriber.CreateRoleSQL(name), Why: "for the way back; only when the tool is a superuser"},
-			step.Statement{Server: "old", SQL: subscriber.RoleSettingSQL(subscriber.RoleName(name), s.Old.Database())})
-	}
-	return append(out, []step.Statement{
-		{Server: "new", SQL: subscriber.CreateRoleSQL(name), Why: "only when the tool is a superuser; else its own role owns the subscription"},
-		{Server: "new", SQL: subscriber.RoleSettingSQL(subscriber.RoleName(name), s.New.Database()), Why: "triggers in apply workers may write"},
-		{Server: "new", SQL: subscriber.CreateStatement(s.New, s.first(), "<connection to old>")},
-		{Server: "new", SQL: subscriber.OwnerSQL(s.first(), subscriber.RoleName(name)), Why: "in the same transaction; only when that role was made"},
-		{Server: "new", SQL: subscriber.EnableSQL(s.first())},
-	}...), nil
-}
-
 func (s *start) copy(ctx context.Context) (any, error) {
 	return nil, subscriber.WaitReady(ctx, s.New, s.first(), func(text string) { step.Progress(ctx, "%s", text) })
 }
@@ -358,6 +335,9 @@ func (s *start) copy(ctx context.Context) (any, error) {
 // beside it could deadlock with it, and it would wait anyway.
 func (s *start) index(ctx context.Context) (any, error) {
 	if err := s.restorePostData(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.restored(ctx, true); err != nil {
 		return nil, err
 	}
 	n, err := fence.Attach(ctx, s.New, 10*time.Minute, func(text string) { step.Progress(ctx, "%s", text) })
@@ -402,7 +382,11 @@ func (s *start) catchUp(ctx context.Context) (any, error) {
 }
 
 func (s *start) refresh(ctx context.Context) (any, error) {
-	return nil, schema.Refresh(ctx, s.Old, s.New, func(text string) { step.Progress(ctx, "%s", text) })
+	if err := schema.Refresh(ctx, s.Old, s.New, func(text string) { step.Progress(ctx, "%s", text) }); err != nil {
+		return nil, err
+	}
+	views, err := schema.RefreshAgainSQL(ctx, s.Old, s.New)
+	return ViewStatus{Filled: len(views), At: time.Now().UTC()}, err
 }
 
 func (s *start) warm(ctx context.Context) (any, error) {

@@ -24,6 +24,9 @@ import (
 // ErrLeftovers means that something of the move could not be removed.
 var ErrLeftovers = errors.New("something of the move is left")
 
+// emptyBound is how long dropping a schema may take.
+const emptyBound = 6 * time.Hour
+
 // ErrCutOver means that the new server serves, so that abort is refused.
 var ErrCutOver = errors.New("the cutover is done")
 
@@ -38,6 +41,9 @@ type RemoveOptions struct {
 	Force bool
 	// KeepFence lets Complete leave old refusing writes.
 	KeepFence bool
+	// gather, where several databases are aborted, waits until all of them are
+	// empty: until then roles that one of them made may be in use in another.
+	gather func(context.Context) error
 }
 
 // remover is one run of Abort or Complete.
@@ -52,6 +58,8 @@ type remover struct {
 	// known are the servers that had state of this move: only there are
 	// settings taken back, which elsewhere may be the operator's own.
 	known map[pg.Side]bool
+	// asked is what the plan is filled in with; nil before it was asked for.
+	asked *removePlan
 }
 
 func newRemover(m *Move, o RemoveOptions) *remover {
@@ -222,59 +230,47 @@ func (r *remover) AbortSteps() []step.Step {
 	steps := r.streamSteps()
 	if !r.options.OldOnly {
 		steps = append(steps, step.Step{
-			Name: "empty new", About: "drop the schema and data that the move brought to new", Bound: 6 * time.Hour, Do: r.emptyNew,
+			Name: "empty new", About: "drop the schema and data that the move brought to new", Bound: emptyBound, Do: r.emptyNew,
 			Statements: step.Fixed(step.Statement{Server: "new", SQL: "-- drop every schema, table, type, function and extension that was not there before start"}),
 		})
 	}
-	return append(steps, r.lastSteps(false)...)
+	return append(steps, r.lastSteps(false, r.abortRoles())...)
 }
 
 // CompleteSteps returns what Complete does, in order.
 func (r *remover) CompleteSteps() []step.Step {
-	return append(r.streamSteps(), r.lastSteps(r.options.KeepFence)...)
+	return append(r.streamSteps(), r.lastSteps(r.options.KeepFence, r.completeRoles())...)
 }
 
 func (r *remover) streamSteps() []step.Step {
-	first := state.FirstStream(r.Options.Name)
-	var subscriptions, streams []step.Statement
-	for _, s := range r.servers() {
-		side := string(s.Side())
-		why := "and of every attempt's way back: " + first.Name() + "_<attempt>"
-		for _, sql := range subscriber.DropStatements(first) {
-			subscriptions = append(subscriptions, step.Statement{Server: side, SQL: sql, Why: why})
-		}
-		streams = append(streams,
-			step.Statement{Server: side, SQL: "select pg_drop_replication_slot('" + first.Name() + "')", Why: why},
-			step.Statement{Server: side, SQL: publisher.DropPublicationSQL(first), Why: why})
-	}
 	return []step.Step{
-		{Name: "subscription", About: "drop the subscriptions on both servers", Bound: time.Minute, Do: r.dropSubscriptions, Statements: step.Fixed(subscriptions...)},
-		{Name: "stream", About: "drop the slots and the publications on both servers", Bound: 4 * time.Minute, Do: r.dropStreams, Statements: step.Fixed(streams...)},
+		{Name: "subscription", About: "drop the subscriptions on both servers", Bound: time.Minute, Do: r.dropSubscriptions, Statements: r.planning(r.subscriptionStatements)},
+		{Name: "stream", About: "drop the slots and the publications on both servers", Bound: 4 * time.Minute, Do: r.dropStreams, Statements: r.planning(r.streamStatements)},
 	}
 }
 
-func (r *remover) lastSteps(keepFence bool) []step.Step {
-	name := r.Options.Name
-	fences := step.Step{Name: "fence", About: "drop the fence triggers and reset the read-only defaults", Bound: 10 * time.Minute, Do: r.dropFences}
-	drop := "drop trigger " + pgx.Identifier{fence.TriggerName(name)}.Sanitize() + " on <every table>"
-	fences.Statements = step.Fixed(
-		step.Statement{Server: "both", SQL: drop},
-		step.Statement{Server: "both", SQL: fence.ReadOnlySQL(r.servers()[0].Database(), false)})
+func (r *remover) lastSteps(keepFence bool, roles []step.Step) []step.Step {
+	fences := step.Step{
+		Name: "fence", About: "drop the fence triggers and reset the read-only defaults", Bound: 10 * time.Minute, Do: r.dropFences,
+		Statements: r.planning(r.fenceStatements),
+	}
 	if keepFence {
 		fences = step.Step{
 			Name: "fence", About: "drop the fence triggers on new; old goes on refusing writes", Bound: 10 * time.Minute, Do: r.dropNewFence,
-			Statements: step.Fixed(step.Statement{Server: "new", SQL: drop}),
+			Statements: r.planning(r.newFenceStatements),
 		}
 	}
-	return []step.Step{
+	steps := []step.Step{
 		fences,
+		{Name: "mended", About: "take back what check --fix changed for the time of the move", Bound: 10 * time.Minute, Do: r.unmend, Statements: r.unmendStatements},
+	}
+	return append(append(steps, roles...), []step.Step{
 		{
 			Name: "state", About: "drop the subscriptions' role and schema pgcutover", Bound: time.Minute, Do: r.dropState,
-			Statements: step.Fixed(step.Statement{Server: "both", SQL: "drop role " + pgx.Identifier{subscriber.RoleName(name)}.Sanitize(), Why: "where it was made"},
-				step.Statement{Server: "both", SQL: state.DropSQL}),
+			Statements: r.planning(r.stateStatements),
 		},
 		{Name: "proof", About: "look on both servers for anything of the move", Bound: time.Minute, Do: r.prove},
-	}
+	}...)
 }
 
 func (r *remover) dropSubscriptions(ctx context.Context) (any, error) {

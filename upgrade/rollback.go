@@ -30,7 +30,7 @@ func (m *Move) NotGoingBack(ctx context.Context) ([]string, error) {
 	for _, t := range missing {
 		out = append(out, fmt.Sprintf("table %s: made on new since the cutover; its rows stay there", t))
 	}
-	differences, err := m.SchemaDiff(ctx)
+	differences, _, _, err := m.recent(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/pgcutover/pgcutover/internal/state"
 	"github.com/pgcutover/pgcutover/internal/step"
 	"github.com/pgcutover/pgcutover/publisher"
+	"github.com/pgcutover/pgcutover/schema"
 	"github.com/pgcutover/pgcutover/sequences"
 	"github.com/pgcutover/pgcutover/subscriber"
 	"github.com/pgcutover/pgcutover/warmup"
@@ -35,14 +36,42 @@ type Status struct {
 	Ready      int                     `json:"tables_ready"`
 	NoStats    []warmup.Table          `json:"tables_without_statistics"`
 	Sequences  SequenceStatus          `json:"sequences"`
-	Tool       string                  `json:"tool,omitempty"` // the session that holds the one-tool lock
-	Verdict    Verdict                 `json:"verdict"`
-	Warnings   []string                `json:"warnings,omitempty"`
+	// Views are the materialized views on new since start; nil when there are none.
+	Views    *ViewStatus `json:"materialized_views,omitempty"`
+	Tool     string      `json:"tool,omitempty"` // the session that holds the one-tool lock
+	Verdict  Verdict     `json:"verdict"`
+	Warnings []string    `json:"warnings,omitempty"`
 	// NotGoingBack lists, after a cutover, what a rollback would leave on new.
 	NotGoingBack []string `json:"not_going_back,omitempty"`
+	// Drift is how the schemas differ since start restored old's; absent before
+	// that, and after the cutover.
+	Drift *Drift `json:"drift,omitempty"`
+	// Stopped says that rows are not applied, and why; absent while they are.
+	Stopped *Stopped `json:"stopped,omitempty"`
+	// NotAsOnOld is what start could not bring, or left as it was on new.
+	NotAsOnOld []schema.Notice `json:"not_as_on_old,omitempty"`
 	// GivenUp tells that one server was given up by an operator's promise.
 	GivenUp bool      `json:"given_up,omitempty"`
 	At      time.Time `json:"at"`
+}
+
+// ViewStatus says how old the materialized views on new are.
+type ViewStatus struct {
+	Filled int       `json:"filled"` // those that are filled on old
+	At     time.Time `json:"at"`     // when start had filled them
+	// Again says that a cutover refreshes them before it begins.
+	Again bool `json:"again"`
+}
+
+// views reads what start has noted.
+func (m *Move) views(log *journal.Log) (*ViewStatus, error) {
+	var v ViewStatus
+	found, err := log.Facts("refresh", &v)
+	if err != nil || !found || v.Filled == 0 {
+		return nil, err
+	}
+	v.Again = m.Options.Cutover.RefreshWithin > 0
+	return &v, nil
 }
 
 // SequenceStatus counts how new's sequences stand to old's.
@@ -77,6 +106,9 @@ func (m *Move) Status(ctx context.Context) (Status, error) {
 		return s, err
 	}
 	if err := m.turns(ctx, &s); err != nil {
+		return s, err
+	}
+	if s.NotAsOnOld, err = m.notAsOnOld(ctx); err != nil {
 		return s, err
 	}
 	for _, server := range []*pg.Server{m.Old, m.New} { // a rollback holds both
@@ -154,6 +186,9 @@ func (m *Move) running(ctx context.Context, s *Status, c *cutover.Cutover) error
 	if more {
 		s.Phase = next
 	}
+	if s.Views, err = m.views(log); err != nil {
+		return err
+	}
 	pos, err := state.Locate(ctx, m.Old, m.New)
 	if err != nil {
 		return err
@@ -161,14 +196,18 @@ func (m *Move) running(ctx context.Context, s *Status, c *cutover.Cutover) error
 	if err := m.stream(ctx, s, pos.Stream(state.Forward)); err != nil {
 		return err
 	}
+	if err := m.drifts(ctx, s, next, more); err != nil {
+		return err
+	}
 	if more {
-		s.Verdict = Verdict{Reasons: []string{"phase " + next + " is not done"}, Next: "pgcutover start", CanGoBack: "yes: pgcutover abort; old takes the writes"}
+		s.Verdict = Verdict{Reasons: m.notDone(s, next), Next: "pgcutover start", CanGoBack: "yes: pgcutover abort; old takes the writes"}
 		return nil
 	}
 	if err := m.readiness(ctx, s); err != nil {
 		return err
 	}
 	s.Verdict = Verdict{CanCutOver: true, Next: "pgcutover cutover", CanGoBack: "yes: pgcutover abort; old takes the writes"}
+	c.Gates = m.statusGates
 	if err := c.Ready(ctx); err != nil {
 		s.Verdict.CanCutOver, s.Verdict.Reasons = false, Reasons(err)
 		s.Verdict.Next = "mend the reasons above, then pgcutover cutover"
@@ -215,7 +254,10 @@ func (m *Move) stream(ctx context.Context, s *Status, st state.Stream) error {
 	if worker.ApplyErrors+worker.SyncErrors > 0 {
 		s.Warnings = append(s.Warnings, fmt.Sprintf("the apply workers have failed %d times: the %s server's log says why", worker.ApplyErrors+worker.SyncErrors, target.Side()))
 	}
-	s.Copying, err = subscriber.CopyProgress(ctx, target)
+	if s.Copying, err = subscriber.CopyProgress(ctx, target); err != nil {
+		return err
+	}
+	s.Stopped, err = m.stopped(ctx, s, st, source, target)
 	return err
 }
 
@@ -273,7 +315,7 @@ func (m *Move) ApplySequences(ctx context.Context) ([]sequences.Change, error) {
 				return hint.With(fmt.Errorf("sequence %s: %s", p.Ident(), p.Text), p.Hint)
 			}
 		}
-		made, err = sequences.Apply(ctx, m.New.Pool(), changes, sequences.Options{})
+		made, err = sequences.Apply(ctx, m.New.Pool(), changes, sequences.Options{Settings: m.New.QuietSettings()})
 		return err
 	})
 	return made, err

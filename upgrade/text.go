@@ -23,25 +23,45 @@ func (s Status) WriteText(w io.Writer) error {
 	if s.Sequences.Checked > 0 {
 		fmt.Fprintf(&b, "  sequences   %d compared, %d behind (the cutover sets them), %d missing\n", s.Sequences.Checked, s.Sequences.Behind, s.Sequences.Missing)
 	}
+	if v := s.Views; v != nil {
+		again := ""
+		if v.Again {
+			again = "; the cutover refreshes them before it begins"
+		}
+		fmt.Fprintf(&b, "  views       %d materialized, as of %s%s\n", v.Filled, v.At.Format("2006-01-02 15:04Z"), again)
+	}
 	for _, t := range s.NoStats {
 		fmt.Fprintf(&b, "  statistics  missing on %s\n", t)
 	}
 	if s.Tool != "" {
 		fmt.Fprintf(&b, "  at work     %s\n", s.Tool)
 	}
+	s.writeDrift(&b)
 	for _, text := range s.Warnings {
 		fmt.Fprintf(&b, "  WARNING     %s\n", text)
 	}
+	b.WriteString(notAsOnOldText(s.NotAsOnOld))
+	if err := s.Verdict.writeText(&b, ""); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// writeText answers the two questions, below a heading.
+func (v Verdict) writeText(w io.Writer, heading string) error {
+	var b strings.Builder
+	b.WriteString(heading)
 	answer := "no"
-	if s.Verdict.CanCutOver {
+	if v.CanCutOver {
 		answer = "yes"
 	}
 	fmt.Fprintf(&b, "  can I cut over now?   %s\n", answer)
-	for _, r := range s.Verdict.Reasons {
+	for _, r := range v.Reasons {
 		fmt.Fprintf(&b, "      %s\n", r)
 	}
-	fmt.Fprintf(&b, "  can I still go back?  %s\n", s.Verdict.CanGoBack)
-	fmt.Fprintf(&b, "  next:                 %s\n", s.Verdict.Next)
+	fmt.Fprintf(&b, "  can I still go back?  %s\n", v.CanGoBack)
+	fmt.Fprintf(&b, "  next:                 %s\n", v.Next)
 	_, err := io.WriteString(w, b.String())
 	return err
 }
