@@ -26,8 +26,9 @@ type app struct {
 }
 
 type globalFlags struct {
-	config, old, new, name string
-	json                   bool
+	config, old, new, name, database string
+	json                             bool
+	ignore                           []string // of check and start
 }
 
 // print writes v as one JSON object on stdout with --json, else calls text.
@@ -64,9 +65,10 @@ func (a *app) confirm(yes bool, question string) error {
 
 // narrator prints what a list of steps does, a line each, on stderr.
 type narrator struct {
-	app   *app
-	mu    sync.Mutex
-	quiet map[string]time.Time
+	app    *app
+	prefix string // the database, where there are several
+	mu     sync.Mutex
+	quiet  map[string]time.Time
 }
 
 func newNarrator(a *app) *narrator { return &narrator{app: a, quiet: map[string]time.Time{}} }
@@ -74,7 +76,7 @@ func newNarrator(a *app) *narrator { return &narrator{app: a, quiet: map[string]
 func (n *narrator) line(format string, args ...any) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	fmt.Fprintf(n.app.err, format+"\n", args...)
+	fmt.Fprintf(n.app.err, n.prefix+format+"\n", args...)
 }
 
 // StepStarted prints nothing: the line comes when the step is done, so that

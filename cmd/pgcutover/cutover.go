@@ -10,6 +10,7 @@ import (
 
 	"github.com/pgcutover/pgcutover/cutover"
 	"github.com/pgcutover/pgcutover/internal/pg"
+	"github.com/pgcutover/pgcutover/internal/state"
 	"github.com/pgcutover/pgcutover/internal/step"
 	"github.com/pgcutover/pgcutover/upgrade"
 )
@@ -39,14 +40,20 @@ func newCutover(a *app) *cobra.Command {
 		"cutover checks the gates, shows the steps, asks, and turns the writes. Until the step decide\nwhatever fails is undone and old goes on; after it there is only forward, and resume finishes\nwhat was interrupted. Nothing waits longer than cutover.max_pause.",
 		"  pgcutover cutover --dry-run\n  pgcutover cutover --yes",
 		func(ctx context.Context) error {
-			return a.withMove(ctx, func(m *upgrade.Move) error {
+			t.next = "To go back: pgcutover rollback. When you are content: pgcutover complete"
+			return a.withMoves(ctx, func(m *upgrade.Move) error {
 				c, err := m.NewCutover(ctx)
 				if err != nil {
 					return err
 				}
 				t.from, t.to = m.Old, m.New
-				t.next = "To go back: pgcutover rollback. When you are content: pgcutover complete"
 				return a.turn(ctx, m, c, t)
+			}, func(c *upgrade.Cluster) error {
+				all, err := c.NewTurning(ctx, state.Forward, false)
+				if err != nil {
+					return err
+				}
+				return a.turnAll(ctx, c, all, t)
 			})
 		})
 	t.flags(cmd)
@@ -59,7 +66,7 @@ func (a *app) turn(ctx context.Context, m *upgrade.Move, c *cutover.Cutover, t t
 		c.Settings.TerminateAfter = t.terminate
 	}
 	if t.dryRun {
-		entries, err := step.Plan(c.Steps())
+		entries, err := step.Plan(ctx, c.Steps())
 		if err != nil {
 			return err
 		}
@@ -86,10 +93,12 @@ func (a *app) turn(ctx context.Context, m *upgrade.Move, c *cutover.Cutover, t t
 	}
 	result := cutoverResult{
 		Move: m.Options.Name, Attempt: c.Attempt(), Serving: string(t.to.Side()),
-		PauseMS: float64(c.Pause().Microseconds()) / 1000, StepsMS: times.ms,
+		PauseMS: milliseconds(c.Pause()), StepsMS: times.ms,
 	}
 	return a.print(result, func(w io.Writer) error {
 		_, err := fmt.Fprintf(w, "Done: the %s server (%s) takes the writes. They were held up for %s.\n%s\n", t.to.Side(), t.to.Address(), round(c.Pause()), t.next)
 		return err
 	})
 }
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -42,7 +42,7 @@ func exitCode(err error, soft context.Context) int {
 		usage      *usageError
 	)
 	switch {
-	case errors.As(err, &unfinished):
+	case errors.As(err, &unfinished), errors.Is(err, upgrade.ErrSplit):
 		return exitUnfinished
 	case errors.As(err, &aborted) && (!aborted.Undone || aborted.UndoErr != nil): // resume ends what is recorded as standing
 		return exitFailed

@@ -3,12 +3,16 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pgcutover/pgcutover/cutover"
 	"github.com/pgcutover/pgcutover/fence"
 	"github.com/pgcutover/pgcutover/internal/config"
+	"github.com/pgcutover/pgcutover/preflight"
 	"github.com/pgcutover/pgcutover/traffic"
+	"github.com/pgcutover/pgcutover/unreplicated"
 	"github.com/pgcutover/pgcutover/upgrade"
 	"github.com/pgcutover/pgcutover/warmup"
 )
@@ -54,8 +58,35 @@ func (a *app) options() (upgrade.Options, error) {
 	if err != nil {
 		return upgrade.Options{}, err
 	}
+	if len(c.Databases) > 1 && a.flags.database == "" {
+		return upgrade.Options{}, &usageError{fmt.Errorf("the move has %d databases: name one of them with --database", len(c.Databases))}
+	}
+	return a.optionsFor(c, a.flags.database)
+}
+
+// optionsFor are those of one database of the config's list; its name is empty
+// when there is no list.
+func (a *app) optionsFor(c *config.Config, database string) (upgrade.Options, error) {
+	several, family := len(c.Databases), ""
+	if database != "" && several == 0 {
+		return upgrade.Options{}, &usageError{errors.New("--database chooses from the config's list of databases, and there is none")}
+	}
+	if database != "" {
+		if several > 1 {
+			family = config.Family(c.Name)
+		}
+		one, err := c.ForDatabase(database)
+		if err != nil {
+			return upgrade.Options{}, &usageError{err}
+		}
+		c = one
+	}
 	o := fromConfig(c)
-	o.Watch = a.startWatchdog
+	o.Beside, o.Family, o.Watch = several, family, a.watchdogFor(database)
+	o.Ignore = append(slices.Clone(o.Ignore), a.flags.ignore...)
+	if err := preflight.Unknown(o.Ignore); err != nil {
+		return upgrade.Options{}, &usageError{err}
+	}
 	return o, nil
 }
 
@@ -103,7 +134,14 @@ func fromConfig(c *config.Config) upgrade.Options {
 
 			TerminateAfter: c.Cutover.TerminateBlockersAfter.Std(),
 			RevokeConnect:  c.Cutover.RevokeConnect,
+			Unreplicated: cutover.Unreplicated{
+				Budget:  c.Unreplicated.Budget.Std(),
+				Tables:  unreplicated.TableMode(c.Unreplicated.Unlogged),
+				Objects: unreplicated.ObjectMode(c.Unreplicated.LargeObjects),
+			},
+			RefreshWithin: refreshWithin(c.Refresh),
 		},
+		Ignore:  c.Check.Ignore,
 		Traffic: drivers(c),
 		Hooks:   traffic.Hooks{Dir: c.Hooks.Dir, Bound: hookBound},
 		WALWarn: c.WAL.Warn.Bytes(),
@@ -111,6 +149,14 @@ func fromConfig(c *config.Config) upgrade.Options {
 		FailoverPaused:    c.Old.Failover == "paused",
 		NewFailoverPaused: c.New.Failover == "paused",
 	}
+}
+
+// refreshWithin is 0 when a cutover is not to refresh anything.
+func refreshWithin(r config.Refresh) time.Duration {
+	if !r.BeforeCutover {
+		return 0
+	}
+	return r.Bound.Std()
 }
 
 func drivers(c *config.Config) []traffic.Driver {
@@ -140,6 +186,7 @@ func pooler(p *config.PgBouncer, old config.Secret) *traffic.PgBouncer {
 		ClientURL:     old.Reveal(),
 		Old:           endpoint(p.Old),
 		New:           endpoint(p.New),
+		Shared:        p.Shared,
 		PauseTimeout:  p.PauseTimeout.Std(),
 		PauseAttempts: p.PauseAttempts,
 	})

@@ -15,12 +15,9 @@ func newWarm(a *app) *cobra.Command {
 		"warm reads the newest rows of every table on new, through its indexes. It may be repeated\nbefore the cutover.",
 		"  pgcutover warm",
 		func(ctx context.Context) error {
-			return a.withMove(ctx, func(m *upgrade.Move) error {
+			return a.each(ctx, func(m *upgrade.Move) (any, func(io.Writer) error, error) {
 				report, err := m.Warm(ctx)
-				if err != nil {
-					return err
-				}
-				return a.print(report, func(w io.Writer) error {
+				return report, func(w io.Writer) error {
 					for _, t := range report.Tables {
 						if _, err := fmt.Fprintln(w, t); err != nil {
 							return err
@@ -31,7 +28,7 @@ func newWarm(a *app) *cobra.Command {
 					}
 					_, err := fmt.Fprintf(w, "%d rows, %d bytes read in %s\n", report.Rows, report.Bytes, round(report.Took))
 					return err
-				})
+				}, err
 			})
 		})
 }
@@ -41,15 +38,12 @@ func newAnalyze(a *app) *cobra.Command {
 		"analyze runs ANALYZE on every table of new, partitioned parents included, with the statistics\ntargets of analyze.stages one after the other, so that rough statistics are there early.",
 		"  pgcutover analyze",
 		func(ctx context.Context) error {
-			return a.withMove(ctx, func(m *upgrade.Move) error {
+			return a.each(ctx, func(m *upgrade.Move) (any, func(io.Writer) error, error) {
 				report, err := m.Analyze(ctx)
-				if err != nil {
-					return err
-				}
-				return a.print(report, func(w io.Writer) error {
+				return report, func(w io.Writer) error {
 					_, err := fmt.Fprintf(w, "%d tables analyzed in %s, %d without statistics\n", len(report.Tables), round(report.Took), len(report.Missing))
 					return err
-				})
+				}, err
 			})
 		})
 }

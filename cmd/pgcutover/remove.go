@@ -36,8 +36,12 @@ func newAbort(a *app) *cobra.Command {
 			if o.OldOnly {
 				which = oldOnly
 			}
-			return a.withServers(ctx, which, func(m *upgrade.Move) error {
-				return a.removed(m, m.Abort(ctx, a.hard, o))
+			one := func(m *upgrade.Move) error { return a.removed(m, m.Abort(ctx, a.hard, o)) }
+			if which != both {
+				return a.withServers(ctx, which, one)
+			}
+			return a.withMoves(ctx, one, func(c *upgrade.Cluster) error {
+				return a.removeAll(c, c.Abort(ctx, a.hard, o))
 			})
 		})
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
@@ -69,8 +73,12 @@ func newComplete(a *app) *cobra.Command {
 			if o.NewOnly {
 				which = newOnly
 			}
-			return a.withServers(ctx, which, func(m *upgrade.Move) error {
-				return a.removed(m, m.Complete(ctx, a.hard, o))
+			one := func(m *upgrade.Move) error { return a.removed(m, m.Complete(ctx, a.hard, o)) }
+			if which != both {
+				return a.withServers(ctx, which, one)
+			}
+			return a.withMoves(ctx, one, func(c *upgrade.Cluster) error {
+				return a.removeAll(c, c.Complete(ctx, a.hard, o))
 			})
 		})
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")

@@ -35,7 +35,7 @@ func newResume(a *app) *cobra.Command {
 }
 
 func (a *app) resume(ctx context.Context) error {
-	return a.withMove(ctx, func(m *upgrade.Move) error {
+	return a.withMoves(ctx, func(m *upgrade.Move) error {
 		c, err := m.NewCutover(ctx)
 		if err != nil {
 			return err
@@ -55,7 +55,7 @@ func (a *app) resume(ctx context.Context) error {
 			_, err := fmt.Fprintf(w, text, serving)
 			return err
 		})
-	})
+	}, func(c *upgrade.Cluster) error { return a.resumeAll(ctx, c) })
 }
 
 // withoutOld opens new although old cannot be asked.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgcutover/pgcutover/internal/state"
 	"github.com/pgcutover/pgcutover/upgrade"
 )
 
@@ -16,34 +17,51 @@ func newRollback(a *app) *cobra.Command {
 		"rollback is the same cutover the other way round: what was written on new since has gone to old\nthrough the stream back, the sequences go back too, and the writes turn within the same pause.\nAfterwards cutover turns them forward again, without copying anything, any number of times.\nFirst it says what would stay on new: tables and other DDL made there since the cutover.",
 		"  pgcutover rollback --dry-run\n  pgcutover rollback --yes\n  pgcutover rollback --leave-behind --yes",
 		func(ctx context.Context) error {
-			return a.withMove(ctx, func(m *upgrade.Move) error {
+			t.next = "To go forward again: pgcutover cutover. To give the move up: pgcutover abort"
+			return a.withMoves(ctx, func(m *upgrade.Move) error {
 				c, err := m.NewRollback(ctx, leave)
 				if err != nil {
 					return err
 				}
 				t.from, t.to = m.New, m.Old
+				t.before = func() error { return a.staying(ctx, m, "") }
+				return a.turn(ctx, m, c, t)
+			}, func(c *upgrade.Cluster) error {
+				all, err := c.NewTurning(ctx, state.Back, leave)
+				if err != nil {
+					return err
+				}
 				t.before = func() error {
-					stays, err := m.NotGoingBack(ctx)
-					if err != nil {
-						return err
-					}
-					if len(stays) == 0 {
-						a.say("Everything goes back: both servers have the same tables and schema.")
-						return nil
-					}
-					a.say("These stay on the new server:")
-					for _, s := range stays {
-						a.say("  %s", s)
+					for _, m := range c.Moves {
+						if err := a.staying(ctx, m.Move, m.Database+": "); err != nil {
+							return fmt.Errorf("database %s: %w", m.Database, err)
+						}
 					}
 					return nil
 				}
-				t.next = "To go forward again: pgcutover cutover. To give the move up: pgcutover abort"
-				return a.turn(ctx, m, c, t)
+				return a.turnAll(ctx, c, all, t)
 			})
 		})
 	t.flags(cmd)
 	cmd.Flags().BoolVar(&leave, "leave-behind", false, "go back although tables or DDL made on new since the cutover stay there")
 	return cmd
+}
+
+// staying says what a rollback leaves on new.
+func (a *app) staying(ctx context.Context, m *upgrade.Move, prefix string) error {
+	stays, err := m.NotGoingBack(ctx)
+	if err != nil {
+		return err
+	}
+	if len(stays) == 0 {
+		a.say("%sEverything goes back: both servers have the same tables and schema.", prefix)
+		return nil
+	}
+	a.say("%sThese stay on the new server:", prefix)
+	for _, s := range stays {
+		a.say("  %s", s)
+	}
+	return nil
 }
 
 func (t *turning) flags(cmd *cobra.Command) {

@@ -32,6 +32,7 @@ func newRoot(a *app) *cobra.Command {
 	flags.StringVar(&a.flags.old, "old", "", "connection string of the old server, instead of a config file")
 	flags.StringVar(&a.flags.new, "new", "", "connection string of the new server, instead of a config file")
 	flags.StringVar(&a.flags.name, "name", "move", "name of the move, with --old and --new")
+	flags.StringVar(&a.flags.database, "database", "", "only this one of the config's databases")
 	flags.BoolVar(&a.flags.json, "json", false, "one JSON object on stdout; text goes to stderr")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(

@@ -25,12 +25,9 @@ func newSequences(a *app) *cobra.Command {
 func newSequencesDiff(a *app) *cobra.Command {
 	return command("diff", "Show how the sequences of both servers differ", "diff changes nothing.", "  pgcutover sequences diff --json",
 		func(ctx context.Context) error {
-			return a.withMove(ctx, func(m *upgrade.Move) error {
+			return a.each(ctx, func(m *upgrade.Move) (any, func(io.Writer) error, error) {
 				differences, err := m.SequenceDiff(ctx)
-				if err != nil {
-					return err
-				}
-				return a.print(struct {
+				return struct {
 					Sequences []sequences.Difference `json:"sequences"`
 				}{differences}, func(w io.Writer) error {
 					for _, d := range differences {
@@ -39,7 +36,7 @@ func newSequencesDiff(a *app) *cobra.Command {
 						}
 					}
 					return nil
-				})
+				}, err
 			})
 		})
 }
@@ -47,22 +44,19 @@ func newSequencesDiff(a *app) *cobra.Command {
 func newSequencesSQL(a *app) *cobra.Command {
 	return command("sql", "Print the ALTER SEQUENCE ... RESTART WITH script", "sql changes nothing. The script can be run with psql on the new server.", "  pgcutover sequences sql > sequences.sql",
 		func(ctx context.Context) error {
-			return a.withMove(ctx, func(m *upgrade.Move) error {
+			return a.each(ctx, func(m *upgrade.Move) (any, func(io.Writer) error, error) {
 				changes, problems, err := m.SequencePlan(ctx)
-				if err != nil {
-					return err
-				}
 				for _, p := range problems {
 					a.say("%s: %s %s", p.Ident(), p.Text, p.Hint)
 				}
-				return a.print(struct {
+				return struct {
 					Changes  []sequences.Change  `json:"changes"`
 					Problems []sequences.Problem `json:"problems"`
 					SQL      string              `json:"sql"`
 				}{changes, problems, sequences.Script(changes)}, func(w io.Writer) error {
 					_, err := io.WriteString(w, sequences.Script(changes))
 					return err
-				})
+				}, err
 			})
 		})
 }
@@ -70,17 +64,14 @@ func newSequencesSQL(a *app) *cobra.Command {
 func newSequencesApply(a *app) *cobra.Command {
 	return command("apply", "Set new's sequences past old's values plus the margin, never backwards", "apply changes the new server only. The cutover does the same by itself.", "  pgcutover sequences apply",
 		func(ctx context.Context) error {
-			return a.withMove(ctx, func(m *upgrade.Move) error {
+			return a.each(ctx, func(m *upgrade.Move) (any, func(io.Writer) error, error) {
 				made, err := m.ApplySequences(ctx)
-				if err != nil {
-					return err
-				}
-				return a.print(struct {
+				return struct {
 					Set []sequences.Change `json:"set"`
 				}{made}, func(w io.Writer) error {
 					_, err := fmt.Fprintf(w, "%d sequences set\n", len(made))
 					return err
-				})
+				}, err
 			})
 		})
 }

@@ -19,7 +19,14 @@ func newStatus(a *app) *cobra.Command {
 		"status looks at both servers and changes nothing: phase, copy progress, lag, retained WAL,\nstatistics, sequences, and the verdict: can I cut over now, if not why, can I still go back.\nWhen only one server can be reached it says what that one knows.",
 		"  pgcutover status\n  pgcutover status --watch\n  pgcutover status --json",
 		func(ctx context.Context) error {
-			options, err := a.options()
+			c, several, err := a.several()
+			if err != nil {
+				return err
+			}
+			if several {
+				return a.statusOfAll(ctx, watch, every)
+			}
+			options, err := a.optionsFor(c, a.flags.database)
 			if err != nil {
 				return err
 			}
@@ -42,18 +49,44 @@ func newStatus(a *app) *cobra.Command {
 					}
 					return unreached(missing)
 				}
-				tick := time.NewTimer(every)
-				select {
-				case <-ctx.Done():
-					tick.Stop()
+				if !wait(ctx, every) {
 					return nil
-				case <-tick.C:
 				}
 			}
 		})
 	cmd.Flags().BoolVar(&watch, "watch", false, "print again and again until interrupted")
 	cmd.Flags().DurationVar(&every, "every", 2*time.Second, "interval of --watch")
 	return cmd
+}
+
+// statusOfAll is status for several databases.
+func (a *app) statusOfAll(ctx context.Context, watch bool, every time.Duration) error {
+	return a.withMoves(ctx, nil, func(c *upgrade.Cluster) error {
+		for {
+			status, err := c.Status(ctx)
+			if err != nil {
+				return err
+			}
+			if err := a.print(status, status.WriteText); err != nil {
+				return err
+			}
+			if !watch || !wait(ctx, every) {
+				return nil
+			}
+		}
+	})
+}
+
+// wait reports whether the time has passed, and not ctx ended.
+func wait(ctx context.Context, every time.Duration) bool {
+	tick := time.NewTimer(every)
+	defer tick.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-tick.C:
+		return true
+	}
 }
 
 // unreached is the error of a server that could not be asked, nil when both were.

@@ -108,8 +108,14 @@ func takenOver(err error) error {
 	return err
 }
 
+// watchdogFor returns what starts the watchdog of one database's pause; its name
+// is empty where the config has no list.
+func (a *app) watchdogFor(database string) func(context.Context, cutover.Watched) (func(), error) {
+	return func(ctx context.Context, w cutover.Watched) (func(), error) { return a.startWatchdog(ctx, database, w) }
+}
+
 // startWatchdog starts the child and waits until it is ready. stop dismisses it.
-func (a *app) startWatchdog(ctx context.Context, w cutover.Watched) (stop func(), err error) {
+func (a *app) startWatchdog(ctx context.Context, database string, w cutover.Watched) (stop func(), err error) {
 	program, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -118,7 +124,11 @@ func (a *app) startWatchdog(ctx context.Context, w cutover.Watched) (stop func()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(program, "watchdog", "--config", config) //nolint:noctx // it must outlive this process
+	arguments := []string{"watchdog", "--config", config}
+	if database != "" {
+		arguments = append(arguments, "--database", database)
+	}
+	cmd := exec.Command(program, arguments...) //nolint:noctx // it must outlive this process
 	cmd.Stderr = a.err
 	// In a group of its own: what is typed at the terminal, or sent to the group,
 	// is not meant for it.
