@@ -1,5 +1,6 @@
 // Command scale measures cutovers where there is very much of something.
 //
+//	check    pgcutover check of 10,000 tables takes seconds
 //	many     10,000 tables and as many sequences: how long do writers wait?
 //	locks    30,000 tables, more than the lock table of a server with default
 //	         settings has room for: cutover, undo, rollback and abort work
@@ -61,9 +62,9 @@ type settings struct {
 func readSettings(args []string) (settings, error) {
 	var s settings
 	f := flag.NewFlagSet("scale", flag.ContinueOnError)
-	f.StringVar(&s.cases, "cases", env("CASES", "many,locks,triggers,hostile,hostile-lock"), "cases, separated by commas")
+	f.StringVar(&s.cases, "cases", env("CASES", "check,many,locks,triggers,hostile,hostile-lock"), "cases, separated by commas")
 	f.StringVar(&s.pair, "pair", env("PAIR", "15:18"), "majors, old:new")
-	f.IntVar(&s.tables, "tables", number("TABLES", 10_000), "tables of case many, each with a sequence")
+	f.IntVar(&s.tables, "tables", number("TABLES", 10_000), "tables of the cases check and many, each with a sequence")
 	f.IntVar(&s.scope, "scope", number("SCOPE", 500), "how many of them are in scope; the fence stands on all (10000 take Postgres twenty minutes to copy)")
 	f.IntVar(&s.lockTables, "lock-tables", number("LOCK_TABLES", 30_000), "tables of the cases locks and triggers; 300 of them are in scope")
 	f.IntVar(&s.clients, "clients", number("CLIENTS", 16), "client connections")
@@ -110,6 +111,7 @@ func (s settings) runners() ([]runner, error) {
 	locking := fight
 	locking.Locking = true
 	known := map[string]runner{
+		"check":    check{bootOptions: servers, Tables: s.tables},
 		"many":     many{bootOptions: servers, InScope: min(s.scope, s.tables), OutOfScope: max(s.tables-s.scope, 0), Clients: s.clients, Rate: s.rate, Back: true},
 		"locks":    locks{bootOptions: servers, InScope: min(300, s.lockTables), OutOfScope: max(s.lockTables-300, 0), Clients: s.clients, Rate: s.rate},
 		"triggers": triggers{bootOptions: servers, Busy: min(300, s.lockTables), Idle: max(s.lockTables-300, 0), Clients: s.clients, Rate: s.rate, Rounds: 2},

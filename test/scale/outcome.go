@@ -21,6 +21,7 @@ type outcome struct {
 	InScope   int      `json:"tables_in_scope"`
 	Sequences int      `json:"sequences"`
 	Locks     int      `json:"max_locks_per_transaction"`
+	CheckMS   float64  `json:"check_ms,omitempty"`
 	StartMS   float64  `json:"start_ms"`
 	Start     []timed  `json:"start"`
 	Turns     []turned `json:"turns"`
@@ -130,6 +131,10 @@ func (o *outcome) judge() {
 // print writes the tables for people.
 func (o *outcome) print(w io.Writer) error {
 	fmt.Fprintf(w, "\n%s, %s: %d tables (%d in scope), %d sequences, max_locks_per_transaction = %d\n", o.Case, o.Pair, o.Tables, o.InScope, o.Sequences, o.Locks)
+	if o.CheckMS > 0 {
+		_, err := fmt.Fprintf(w, "check took %.1f s\n", o.CheckMS/1000)
+		return err
+	}
 	fmt.Fprintf(w, "start took %.1f s: %s\n", o.StartMS/1000, listed(o.Start))
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(table, "\ttook s\tpause ms\tgap ms\tfreeze attempts\ttransactions\tlongest ms\tp99 ms\tbeside the pause: gap ms\tlongest ms\tfailures\t\n")

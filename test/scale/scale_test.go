@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
 	"testing"
 	"time"
@@ -54,6 +55,14 @@ func TestManyTables(t *testing.T) {
 		if r.fact("ahead", "triggers") != 1000 || r.fact("sequences", "read") != 1000 || r.PauseMS <= 0 || r.PauseMS > roomyPause {
 			t.Errorf("%+v", r)
 		}
+	}
+}
+
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	o, err := check{bootOptions: servers(t, defaultLocks, nil), Tables: 200}.run(t.Context(), t.Logf)
+	if err = errors.Join(err, o.wrong()); err != nil || o.CheckMS <= 0 || len(o.Goals) != 1 || o.print(io.Discard) != nil {
+		t.Errorf("%+v, %v", o, err)
 	}
 }
 
