@@ -22,21 +22,35 @@ func newSequences(a *app) *cobra.Command {
 	return cmd
 }
 
+// What the three commands print with --json.
+type (
+	sequenceDiff struct {
+		Sequences []sequences.Difference `json:"sequences"`
+	}
+	sequenceScript struct {
+		Changes  []sequences.Change  `json:"changes"`
+		Problems []sequences.Problem `json:"problems"`
+		SQL      string              `json:"sql"`
+	}
+	sequencesSet struct {
+		Set []sequences.Change `json:"set"`
+	}
+)
+
 func newSequencesDiff(a *app) *cobra.Command {
 	return command("diff", "Show how the sequences of both servers differ", "diff changes nothing.", "  pgcutover sequences diff --json",
 		func(ctx context.Context) error {
 			return a.each(ctx, func(m *upgrade.Move) (any, func(io.Writer) error, error) {
 				differences, err := m.SequenceDiff(ctx)
-				return struct {
-					Sequences []sequences.Difference `json:"sequences"`
-				}{differences}, func(w io.Writer) error {
+				text := func(w io.Writer) error {
 					for _, d := range differences {
 						if _, err := fmt.Fprintln(w, d.Text); err != nil {
 							return err
 						}
 					}
 					return nil
-				}, err
+				}
+				return sequenceDiff{differences}, text, err
 			})
 		})
 }
@@ -49,14 +63,12 @@ func newSequencesSQL(a *app) *cobra.Command {
 				for _, p := range problems {
 					a.say("%s: %s %s", p.Ident(), p.Text, p.Hint)
 				}
-				return struct {
-					Changes  []sequences.Change  `json:"changes"`
-					Problems []sequences.Problem `json:"problems"`
-					SQL      string              `json:"sql"`
-				}{changes, problems, sequences.Script(changes)}, func(w io.Writer) error {
-					_, err := io.WriteString(w, sequences.Script(changes))
+				script := sequences.Script(changes)
+				text := func(w io.Writer) error {
+					_, err := io.WriteString(w, script)
 					return err
-				}, err
+				}
+				return sequenceScript{changes, problems, script}, text, err
 			})
 		})
 }
@@ -66,12 +78,11 @@ func newSequencesApply(a *app) *cobra.Command {
 		func(ctx context.Context) error {
 			return a.each(ctx, func(m *upgrade.Move) (any, func(io.Writer) error, error) {
 				made, err := m.ApplySequences(ctx)
-				return struct {
-					Set []sequences.Change `json:"set"`
-				}{made}, func(w io.Writer) error {
+				text := func(w io.Writer) error {
 					_, err := fmt.Fprintf(w, "%d sequences set\n", len(made))
 					return err
-				}, err
+				}
+				return sequencesSet{made}, text, err
 			})
 		})
 }
