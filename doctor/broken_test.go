@@ -401,10 +401,14 @@ func TestClosingWasNotTakenBack(t *testing.T) {
 	if _, err := fence.RevokeConnect(t.Context(), m.old.Pool(), m.old); err != nil {
 		t.Fatal(err)
 	}
+	if locked, err := fence.LockObjects(t.Context(), m.old.Pool()); err != nil || !locked {
+		t.Fatalf("taking EXECUTE: %t, %v", locked, err)
+	}
 	expect(t, m.examined(t, doctor.Options{}),
 		want{"database.connect-revoked", "old", blocker, doctor.This, true, "database", nil},
+		want{"database.execute-revoked", "old", blocker, doctor.This, true, "database", []string{"lo_put", "lowrite"}},
 		want{"database.comment", "old", warning, doctor.This, true, "database", []string{"writes are refused: pgcutover moves this database"}})
-	if r := m.examined(t, doctor.Options{Fix: true}); len(r.Findings) != 0 || len(r.Mended) != 2 {
+	if r := m.examined(t, doctor.Options{Fix: true}); len(r.Findings) != 0 || len(r.Mended) != 3 {
 		t.Fatalf("after --fix:\n%s", text(t, r))
 	}
 	if is := pgtest.Value[string](t, m.oldURL, `select shobj_description(oid, 'pg_database') from pg_database where datname = current_database()`); is != "the shop" {
@@ -413,5 +417,9 @@ func TestClosingWasNotTakenBack(t *testing.T) {
 	if !pgtest.Value[bool](t, m.oldURL, `select exists (select 1 from pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a
 		where d.datname = current_database() and a.grantee = 0 and a.privilege_type = 'CONNECT')`) {
 		t.Error("clients still may not connect")
+	}
+	const writesSQL = `p.proname in ('lo_put', 'lowrite', 'lo_create') and exists (select from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a where a.grantee = 0)`
+	if n := pgtest.Value[int](t, m.oldURL, `select count(*) from pg_proc p where p.pronamespace = 'pg_catalog'::regnamespace and (`+writesSQL+`)`); n != 3 {
+		t.Errorf("clients may write large objects by %d functions of 3", n)
 	}
 }

@@ -242,16 +242,41 @@ func (e *examination) commentFindings() []Finding {
 				Mend: func(ctx context.Context) error { return run(ctx, s, sql) },
 			})
 		}
-		revoked := slices.ContainsFunc(s.kept, func(key string) bool { return strings.HasPrefix(key, "connect") })
-		if revoked && s.kind(e.name) == live && s.turn.Open {
-			sql := "SELECT pgcutover.let_in()"
-			found = append(found, Finding{
-				ID: "database.connect-revoked", Severity: preflight.Blocker, Server: on(s.side), Object: database, Whose: This,
-				Seen: "CONNECT was revoked when this server was closed, and it is open now",
-				Why:  "Clients are turned away by the server that serves.", SQL: []string{sql},
-				Mend: func(ctx context.Context) error { return run(ctx, s, sql) },
-			})
+		if s.kind(e.name) == live && s.turn.Open {
+			found = append(found, s.revokedFindings(database)...)
 		}
+	}
+	return found
+}
+
+// revokedFindings reports the rights that were taken from the clients of a server
+// that is open again.
+func (s *server) revokedFindings(database string) []Finding {
+	const sql = "SELECT pgcutover.let_in()"
+	kept := func(prefix string) (out []string) {
+		for _, key := range s.kept {
+			if rest, found := strings.CutPrefix(key, prefix+" "); found {
+				out = append(out, rest)
+			}
+		}
+		return out
+	}
+	f := Finding{
+		Severity: preflight.Blocker, Server: on(s.side), Object: database, Whose: This, SQL: []string{sql},
+		Mend: func(ctx context.Context) error { return run(ctx, s, sql) },
+	}
+	var found []Finding
+	if len(kept("connect")) > 0 {
+		f.ID = "database.connect-revoked"
+		f.Seen = "CONNECT was revoked when this server was closed, and it is open now"
+		f.Why = "Clients are turned away by the server that serves."
+		found = append(found, f)
+	}
+	if functions := kept("execute"); len(functions) > 0 {
+		f.ID = "database.execute-revoked"
+		f.Seen = fmt.Sprintf("EXECUTE on %s was revoked from PUBLIC when this server was closed, and it is open now", strings.Join(functions, ", "))
+		f.Why = "Clients cannot write large objects on the server that serves."
+		found = append(found, f)
 	}
 	return found
 }

@@ -21,6 +21,7 @@ func objectChecks() []Check {
 		{"extension-rows", Objects, "rows in the tables of extensions, which stay behind", []string{"extensions.own-rows"}, checkOwnRows},
 		{"removed", Objects, "the new major can make what 14 has removed", []string{"objects.removed"}, checkRemoved},
 		{"views", Objects, "views over the system's catalogs can be made on the new major", []string{"objects.view"}, checkViews},
+		{"operators", Objects, "nothing loses its operator on the way", []string{"objects.operator"}, checkOperators},
 		{"files", Objects, "files that functions and dictionaries are made of", []string{"libraries.missing", "text-search.file"}, checkFiles},
 		{"labels", Objects, "security labels and their providers", []string{"security-labels.provider"}, checkLabels},
 		{"sequences", Objects, "every sequence can be read", []string{"sequences.unreadable"}, checkSequences},

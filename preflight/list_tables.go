@@ -18,6 +18,8 @@ func tableChecks() []Check {
 		{"hash-partitions", Tables, "rows belong into the same partitions on both servers", []string{"tables.hash-enum"}, checkHashPartitions},
 		{"exclusions", Tables, "pg_restore can make the exclusion constraints", []string{"tables.partitioned-exclusion"}, checkExclusions},
 		{"inherited-not-null", Tables, "inherited columns are as strict as their parents'", []string{"tables.inherited-not-null"}, checkInheritedNotNull},
+		{"partition-identity", Tables, "partitions have no identity columns of their own", []string{"tables.partition-identity"}, checkPartitionIdentity},
+		{"owner-usage", Tables, "owners of tables may use the schemas that these are in", []string{"tables.owner-usage"}, checkOwnerUsage},
 		{"outside", Tables, "no foreign key leads out of what is moved", []string{"tables.outside-reference"}, checkOutside},
 		{"not-valid", Tables, "constraints that not every row keeps", []string{"tables.not-valid"}, checkNotValid},
 		{"invalid-indexes", Tables, "indexes that are left over", []string{"tables.invalid-index"}, checkInvalidIndexes},
@@ -30,7 +32,7 @@ func tableChecks() []Check {
 		{"names", Tables, "no column names objects of the server in its values", []string{"types.reg"}, checkNameTypes},
 		{"compression", Tables, "the new server can compress as columns ask for", []string{"tables.compression"}, checkCompression},
 		{"collations", Tables, "the new server has the collations that columns name", []string{"collations.missing"}, checkCollations},
-		{"triggers", Tables, "triggers that fire during replication, and event triggers", []string{"triggers.replica", "triggers.event"}, checkTriggers},
+		{"triggers", Tables, "triggers that fire during replication, and event triggers", []string{"triggers.replica", "triggers.event", "triggers.event-writes"}, checkTriggers},
 		{
 			"code", Tables, "functions that run while tables are filled find what they name",
 			[]string{"functions.unqualified", "functions.check-reads"},

@@ -129,8 +129,14 @@ type triggerRow struct{ Name, Schema, Table, Fix, Fires, Function string }
 // active: as far as the text of its function tells, it writes or refuses; what a
 // function that is not in the database does cannot be told.
 const eventTriggersSQL = `
-select format('%I (%s, %s)', e.evtname, e.evtevent, e.evtfoid::regprocedure) as name,
+select format('%I (%s, %s)', e.evtname, e.evtevent, e.evtfoid::regprocedure) as name, e.evtname::text as trigger,
        format('ALTER EVENT TRIGGER %I DISABLE;', e.evtname) as fix,
+       e.evtenabled::text as enabled, pg_has_role(e.evtowner, 'usage') as mine,
+       p.prosrc ~* '\m(insert\s+into|update\s+\S+\s+(as\s+\S+\s+)?set|delete\s+from|truncate|merge\s+into)\M'
+       and coalesce(e.evttags && array['CREATE FUNCTION', 'DROP FUNCTION', 'CREATE TABLE', 'DROP TABLE', 'CREATE TRIGGER', 'ALTER TABLE', 'DROP TRIGGER',
+                                       'CREATE PUBLICATION', 'DROP PUBLICATION', 'CREATE SUBSCRIPTION', 'ALTER SUBSCRIPTION', 'DROP SUBSCRIPTION',
+                                       'CREATE SCHEMA', 'DROP SCHEMA', 'ALTER SEQUENCE', 'GRANT', 'REVOKE'], true)
+       and e.evtevent <> 'login' as writes,
        p.prosrc ~* '\m(insert|update|delete|truncate|merge|copy|execute|perform|dblink\w*|raise\s+exception)\M'
        or l.lanname in ('c', 'internal') as active
   from pg_event_trigger e
@@ -160,21 +166,59 @@ func checkTriggers(ctx context.Context, p *Pair) ([]Finding, error) {
 			Fix: fmt.Sprintf("-- unless it is to fire for replicated rows; when the move is complete, on new: ENABLE %s TRIGGER\n%s", t.Fires, t.Fix), FixKind: FixSQL,
 		})
 	}
-	events, err := eventTriggers(ctx, p.Old)
+	events, err := eventTriggers(ctx, p)
 	return append(found, events...), err
 }
 
 type eventTrigger struct {
-	Name   string
-	Fix    string
-	Active bool
+	Name    string
+	Trigger string
+	Fix     string
+	Enabled string
+	Mine    bool
+	Writes  bool // for a statement of the tool's
+	Active  bool
 }
 
+// quietFor reports whether the tool's own DDL does not fire the trigger.
+func (e eventTrigger) quietFor(s *pg.Server) bool {
+	return len(s.QuietSettings()) > 0 && (s.Major() >= 17 || e.Enabled == "O")
+}
+
+// writingTrigger tells of one that the tool cannot keep away from its statements.
+func writingTrigger(e eventTrigger) Finding {
+	f := Finding{
+		ID: "triggers.event-writes", Severity: Blocker, Server: string(pg.Old), Object: "event trigger " + quote(e.Trigger), Seen: e.Name + " writes",
+		Why: "It fires for the tool's own statements, and the tool's role may not keep it from that. When the server is closed its write is refused, " +
+			"and the tool's statement with it: the cutover can neither close nor open.",
+	}.mended(e.Fix)
+	if e.Mine {
+		f.Undo = fmt.Sprintf("ALTER EVENT TRIGGER %s %s;", quote(e.Trigger), enabling[e.Enabled])
+	}
+	return f
+}
+
+// enabling are the ways of firing, by their letters in the catalogs.
+var enabling = map[string]string{"O": "ENABLE", "A": "ENABLE ALWAYS", "R": "ENABLE REPLICA"}
+
 // eventTriggers tells those that write or refuse from those that only look.
-func eventTriggers(ctx context.Context, s *pg.Server) ([]Finding, error) {
-	rows, err := read[eventTrigger](ctx, s, "reading event triggers", eventTriggersSQL)
-	if err != nil || len(rows) == 0 {
+func eventTriggers(ctx context.Context, p *Pair) ([]Finding, error) {
+	s := p.Old
+	all, err := read[eventTrigger](ctx, s, "reading event triggers", eventTriggersSQL)
+	if err != nil {
 		return nil, err
+	}
+	var found []Finding
+	var rows []eventTrigger
+	for _, r := range all {
+		if r.Writes && !(r.quietFor(p.Old) && r.quietFor(p.New)) {
+			found = append(found, writingTrigger(r))
+		} else {
+			rows = append(rows, r)
+		}
+	}
+	if len(rows) == 0 {
+		return found, nil
 	}
 	f := Finding{
 		ID: "triggers.event", Severity: Note, Server: string(s.Side()), Object: "event triggers",
@@ -193,7 +237,7 @@ func eventTriggers(ctx context.Context, s *pg.Server) ([]Finding, error) {
 	}
 	f.Seen = list(names)
 	f.Fix += strings.Join(fixes, "\n")
-	return []Finding{f}, nil
+	return append(found, f), nil
 }
 
 // notCarriedSQL lists, by kind, the application's relations that logical

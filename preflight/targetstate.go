@@ -200,11 +200,7 @@ func checkTargetTriggers(ctx context.Context, p *Pair) ([]Finding, error) {
 			Seen: fmt.Sprintf("runs %s on %s", r.Function, r.Event),
 			Why:  "It fires for every statement that brings the schema, and may refuse it or change what it makes.",
 		}.mended(fmt.Sprintf("ALTER EVENT TRIGGER %s DISABLE;", quote(r.Name)))
-		mode := map[string]string{"A": "ENABLE ALWAYS", "R": "ENABLE REPLICA"}[r.Enabled]
-		if mode == "" {
-			mode = "ENABLE"
-		}
-		f.Undo = fmt.Sprintf("ALTER EVENT TRIGGER %s %s;", quote(r.Name), mode)
+		f.Undo = fmt.Sprintf("ALTER EVENT TRIGGER %s %s;", quote(r.Name), enabling[r.Enabled])
 		found = append(found, f)
 	}
 	return found, err

@@ -11,7 +11,7 @@ import (
 )
 
 // objectTraps are the traps of the checks in list_objects.go.
-var objectTraps = slices.Concat(extensionTraps, fileTraps, valueTraps, functionTraps, neighbourTraps, settingTraps)
+var objectTraps = slices.Concat(extensionTraps, fileTraps, valueTraps, functionTraps, neighbourTraps, settingTraps, meaningTraps)
 
 // otherVersion comes with extensions, whose versions differ from major to major.
 var otherVersion = map[string]string{"extensions.version": "it is of another major"}

@@ -8,7 +8,7 @@ import (
 )
 
 // tableTraps are the traps of the checks in list_tables.go.
-var tableTraps = slices.Concat(identityTraps, shapeTraps, codeTraps, notCarriedTraps)
+var tableTraps = slices.Concat(identityTraps, shapeTraps, codeTraps, notCarriedTraps, arrivalTraps)
 
 // onOld mends by statements on old, what a person does whom the finding told in
 // words.

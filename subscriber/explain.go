@@ -219,6 +219,39 @@ func behindFence(s *pg.Server, table, sql string) string {
 	return fmt.Sprintf("begin read write; alter table %[1]s disable trigger %[2]s; %[3]s; alter table %[1]s enable always trigger %[2]s; commit", table, fence, sql)
 }
 
+// copierSQL tells as whom a table is copied, and what that role may not: from 16 on
+// it is the owner, unless the subscription says otherwise.
+const copierSQL = `
+select pg_get_userbyid(c.relowner)::text, has_schema_privilege(c.relowner, n.oid, 'usage'),
+       has_table_privilege(c.relowner, c.oid, 'insert')
+  from pg_class c
+  join pg_namespace n on n.oid = c.relnamespace
+ where n.nspname = $1 and c.relname = $2 and c.relkind in ('r', 'p')`
+
+// forbidden finds the right that whoever copies a table lacks.
+func forbidden(ctx context.Context, s *pg.Server, c rowchange.Change) (*Reason, error) {
+	if s.Major() < 16 {
+		return nil, nil // then it is the subscription's owner, a superuser
+	}
+	var owner string
+	var enters, inserts bool
+	err := s.Pool().QueryRow(ctx, copierSQL, c.Schema, c.Table).Scan(&owner, &enters, &inserts)
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && enters && inserts {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the rights on table %s on the %s server: %w", c.Identifier(), s.Side(), err)
+	}
+	r := &Reason{Schema: c.Schema, Table: c.Table, Operation: string(c.Operation), Code: pg.InsufficientPrivilege}
+	right, grant := "INSERT on its table", fmt.Sprintf("grant insert on %s to %s", c.Identifier(), pgx.Identifier{owner}.Sanitize())
+	if !enters {
+		right, grant = "USAGE on its schema", fmt.Sprintf("grant usage on schema %s to %s", pgx.Identifier{c.Schema}.Sanitize(), pgx.Identifier{owner}.Sanitize())
+	}
+	r.Text = fmt.Sprintf("its owner %q, in whose name it is copied, has no %s; grant it on both servers", owner, right)
+	r.Mend = "begin read write; " + grant + "; commit"
+	return r, nil
+}
+
 const emptySQL = `select exists (select from only %s limit 1)`
 
 // ExplainCopy says why the first copy of a table fails, as far as catalogs and the
@@ -231,6 +264,9 @@ func ExplainCopy(ctx context.Context, s *pg.Server, c rowchange.Change) (*Reason
 	}
 	if r := mismatch(s, c, t); r != nil {
 		return r, nil
+	}
+	if r, err := forbidden(ctx, s, c); r != nil || err != nil {
+		return r, err
 	}
 	var rows bool
 	if err := s.Pool().QueryRow(ctx, fmt.Sprintf(emptySQL, c.Identifier())).Scan(&rows); err != nil {

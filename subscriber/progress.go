@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -126,58 +125,6 @@ func Ready(states []TableState) (ready int) {
 		}
 	}
 	return ready
-}
-
-// readySQL counts the tables of a subscription, and those that are ready. States
-// of ten thousand, five times a second, would keep a processor busy.
-const readySQL = `
-select count(*), count(*) filter (where r.srsubstate = 'r')
-  from (select distinct subid, subname from pg_stat_subscription) s
-  join pg_subscription_rel r on r.srsubid = s.subid
- where s.subname = $1`
-
-// WaitReady waits until every table of the subscription is copied and follows
-// the stream. It has no bound of its own, since copying may take days: its
-// bound is ctx. When the workers keep failing it says so in the progress line.
-func WaitReady(ctx context.Context, s *pg.Server, st state.Stream, progress func(string)) error {
-	return pg.Wait(ctx, "all tables to be copied", 200*time.Millisecond, 0, progress, func(ctx context.Context) (bool, string, error) {
-		var all, ready int
-		if err := s.Pool().QueryRow(ctx, readySQL, st.Name()).Scan(&all, &ready); err != nil {
-			return false, "", fmt.Errorf("counting the subscription's tables: %w", err)
-		}
-		if all == 0 {
-			return false, "", fmt.Errorf("subscription %q has no tables: %w", st.Name(), ErrNone)
-		}
-		if ready == all {
-			return true, "", nil
-		}
-		detail, err := describeCopy(ctx, s, st, ready, all)
-		return false, detail, err
-	})
-}
-
-func describeCopy(ctx context.Context, s *pg.Server, st state.Stream, ready, all int) (string, error) {
-	w, err := ReadWorker(ctx, s, st)
-	if err != nil {
-		return "", err
-	}
-	running, err := CopyProgress(ctx, s)
-	if err != nil {
-		return "", err
-	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "%d of %d tables copied", ready, all)
-	for i, c := range running {
-		if i == 3 {
-			fmt.Fprintf(&b, " and %d more", len(running)-i)
-			break
-		}
-		fmt.Fprintf(&b, ", %s.%s: %d rows", c.Schema, c.Name, c.Rows)
-	}
-	if w.SyncErrors+w.ApplyErrors > 0 {
-		fmt.Fprintf(&b, "; the workers failed %d times: see the %s server's log", w.SyncErrors+w.ApplyErrors, s.Side())
-	}
-	return b.String(), nil
 }
 
 const markerForwardSQL = `select exists (select 1 from pgcutover.marker_forward where attempt = $1 and stream = 0)`

@@ -59,7 +59,7 @@ func TestSubscription(t *testing.T) {
 		}
 		limit, cancel := context.WithTimeout(ctx, 60*time.Second)
 		defer cancel()
-		if err := subscriber.WaitReady(limit, s.Server, forward(s.Server), nil); err != nil {
+		if err := subscriber.WaitReady(limit, s.Server, forward(s.Server), subscriber.CopyWatch{}, nil); err != nil {
 			t.Fatal(err)
 		}
 		s.marks(t)

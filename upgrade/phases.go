@@ -328,7 +328,7 @@ func (s *start) subscribe(ctx context.Context) (any, error) {
 }
 
 func (s *start) copy(ctx context.Context) (any, error) {
-	return nil, subscriber.WaitReady(ctx, s.New, s.first(), func(text string) { step.Progress(ctx, "%s", text) })
+	return nil, subscriber.WaitReady(ctx, s.New, s.first(), s.copyWatch(), func(text string) { step.Progress(ctx, "%s", text) })
 }
 
 // index stops the apply worker meanwhile: building indexes and foreign keys
