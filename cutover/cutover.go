@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/pgcutover/pgcutover/fence"
@@ -70,8 +68,8 @@ type Cutover struct {
 	// Watch starts a watchdog that ends the poolers' pause should this process
 	// vanish, and is stopped by what it returns. Nil for none.
 	Watch func(ctx context.Context, w Watched) (stop func(), err error)
-	// Meet, for databases that turn together, waits before each of Meetings until
-	// all of them are as far. Its error keeps the step from being done. Nil for a
+	// Meet, for databases that turn together, waits at each of Meetings until all
+	// of them are as far. Its error keeps the step from being done. Nil for a
 	// database that turns alone.
 	Meet func(ctx context.Context, step string) error
 
@@ -228,28 +226,6 @@ func (c *Cutover) runner(ctx context.Context) (*step.Runner, error) {
 		observer = step.NopObserver{}
 	}
 	return &step.Runner{Log: log, Steps: steps, Observer: thawing{observer, c}, Hook: c.hook}, nil
-}
-
-// Meetings returns the steps before which databases that turn together wait for
-// each other: what holds clients up begins for all at once, and nothing is
-// decided before every one of them can decide.
-func Meetings() []string { return []string{"lease", "pause", "freeze", "decide"} }
-
-// meetBound is how long the others are waited for before the lease, while they
-// look at their gates and make their triggers. Later meetings have the bound of
-// their step.
-const meetBound = time.Hour
-
-// hook runs the operator's hooks and then, so that these do not come between,
-// waits for the other databases.
-func (c *Cutover) hook(ctx context.Context, event string, s step.Step) error {
-	if err := c.Hooks.Run(ctx, event, s.Name, c.situation()); err != nil {
-		return err
-	}
-	if name, before := strings.CutPrefix(event, "before-"); before && c.Meet != nil && slices.Contains(Meetings(), name) {
-		return c.Meet(ctx, name)
-	}
-	return nil
 }
 
 // situation is what drivers and hooks are told.

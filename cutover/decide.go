@@ -73,7 +73,11 @@ func (c *Cutover) decide(ctx context.Context) (any, error) {
 			c.dropOpening(ctx)
 		}
 	}()
-	if err := c.mayDecide(ctx); err != nil {
+	err := c.mayDecide(ctx)
+	if err == nil {
+		err = c.meetToDecide(ctx)
+	}
+	if err != nil {
 		c.lease.Rollback(context.WithoutCancel(ctx))
 		return nil, fmt.Errorf("%w: %w", step.ErrRefuted, err)
 	}
@@ -83,7 +87,7 @@ func (c *Cutover) decide(ctx context.Context) (any, error) {
 	}
 	answer, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
-	err := c.lease.Commit(answer)
+	err = c.lease.Commit(answer)
 	facts := decideFacts{CommitMS: ms(time.Since(began))}
 	switch {
 	case err == nil:

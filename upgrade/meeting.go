@@ -80,8 +80,23 @@ func (m *meeting) wait(ctx context.Context, member, at string) error {
 	case <-m.broken:
 		return m.failed
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return m.tired(ctx, member, p)
 	}
+}
+
+// tired ends the meeting for all when a member cannot wait any longer, unless
+// the last one has come at that very moment: either all pass, or none.
+func (m *meeting) tired(ctx context.Context, member string, p *place) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(p.arrived) == len(m.members) {
+		return nil
+	}
+	if m.failed == nil {
+		m.failed = &AnotherDatabaseError{Database: member, Cause: context.Cause(ctx)}
+		close(m.broken)
+	}
+	return context.Cause(ctx)
 }
 
 func (m *meeting) missing(p *place) []string {

@@ -111,3 +111,31 @@ func TestMeetingEndsWithOneThatFails(t *testing.T) {
 		}
 	})
 }
+
+// Whoever cannot wait any longer ends it for all, and nobody passes afterwards.
+func TestMeetingEndsWithOneThatTires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMeeting([]string{"a", "b"})
+		tired := errors.New("tired")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- m.wait(ctx, "a", "decide") }()
+		synctest.Wait()
+		cancel(tired)
+		if err := <-done; !errors.Is(err, tired) {
+			t.Errorf("a returned %v", err)
+		}
+		var other *AnotherDatabaseError
+		if err := m.wait(t.Context(), "b", "decide"); !errors.As(err, &other) || other.Database != "a" {
+			t.Errorf("b, which came later, returned %v", err)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		m := newMeeting([]string{"a"})
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := m.wait(ctx, "a", "decide"); err != nil {
+			t.Errorf("the last to come was turned away: %v", err)
+		}
+	})
+}

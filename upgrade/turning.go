@@ -9,6 +9,7 @@ import (
 
 	"github.com/pgcutover/pgcutover/cutover"
 	"github.com/pgcutover/pgcutover/internal/hint"
+	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/state"
 	"github.com/pgcutover/pgcutover/internal/step"
 )
@@ -52,6 +53,11 @@ func (c *Cluster) NewTurning(ctx context.Context, d state.Direction, leaveBehind
 		}
 		if pos.Serving() == d.Source() {
 			turns[i] = &Turn{Cutover: made, Database: m.Database}
+			return nil
+		}
+		// One that was decided and not finished must not pass for done.
+		if err := made.Interrupted(ctx); errors.Is(err, cutover.ErrInterrupted) {
+			return named(m.Database, err)
 		}
 		return nil
 	})
@@ -99,16 +105,42 @@ func (t *Turning) Run(soft, hard context.Context) error {
 		if len(names) > 1 {
 			turn.Meet = func(ctx context.Context, step string) error { return meeting.wait(ctx, turn.Database, step) }
 		}
+		failed := func(err error) {
+			if meeting.leave(turn.Database, err) {
+				stop(&AnotherDatabaseError{Database: turn.Database, Cause: err})
+			}
+		}
+		turn.Observer = withFailed(turn.Observer, failed)
 		all.Go(func() {
 			err := turn.Cutover.Run(common, hard)
-			if err != nil && meeting.leave(turn.Database, err) {
-				stop(&AnotherDatabaseError{Database: turn.Database, Cause: err})
+			if err != nil {
+				failed(err)
 			}
 			errs[i] = named(turn.Database, err)
 		})
 	}
 	all.Wait()
 	return errors.Join(append(errs, t.split(errs))...)
+}
+
+// failing is an Observer that tells of a failed step before it is undone: the
+// others' clients must not wait for that.
+type failing struct {
+	step.Observer
+	tell func(error)
+}
+
+func withFailed(o step.Observer, tell func(error)) step.Observer {
+	if o == nil {
+		o = step.NopObserver{}
+	}
+	return failing{o, tell}
+}
+
+// StepFailed tells, and then does what it always does.
+func (f failing) StepFailed(s step.Step, err error, took time.Duration) {
+	f.tell(err)
+	f.Observer.StepFailed(s, err, took)
 }
 
 // split returns ErrSplit when some of the databases were decided and some not.
@@ -188,21 +220,34 @@ func (c *Cluster) Resume(soft, hard context.Context) (done []Resumed, rest *Turn
 	return done, nil, cutover.ErrNothing
 }
 
+// clocksApart is how far the clocks of two servers may be apart.
+const clocksApart = time.Minute
+
 // lastDirection tells whether the databases are split, and if so which way the
-// newest decision of any of them went.
+// newest decision of any of them went. Decisions in the two directions are made
+// on two servers, whose clocks may differ.
 func (c *Cluster) lastDirection(ctx context.Context, positions []state.Position) (state.Direction, bool, error) {
-	split := false
-	var newest time.Time
-	direction := state.Forward
+	newest := map[pg.Side]time.Time{}
+	never := false // one was never rolled back: then nothing but a cutover can have split them
 	for i, p := range positions {
-		split = split || p.Serving() != positions[0].Serving()
 		at, err := state.DecidedAt(ctx, c.Moves[i].Old, c.Moves[i].New, p)
 		if err != nil {
 			return "", false, named(c.Moves[i].Database, err)
 		}
-		if at.After(newest) {
-			newest, direction = at, state.DirectionTo(p.Serving())
+		if is, found := newest[p.Serving()]; !found || at.After(is) {
+			newest[p.Serving()] = at
 		}
+		never = never || (p.Serving() == pg.Old && p.Back == 0)
 	}
-	return direction, split, nil
+	back, forth := newest[pg.Old], newest[pg.New]
+	switch {
+	case len(newest) < 2:
+		return "", false, nil
+	case never || forth.Sub(back) > clocksApart:
+		return state.Forward, true, nil
+	case back.Sub(forth) > clocksApart:
+		return state.Back, true, nil
+	}
+	return "", true, hint.With(fmt.Errorf("%w, and their last decisions are too close to each other to tell which way they were going", ErrSplit),
+		"run the one you want: pgcutover cutover, or pgcutover rollback; it turns those that are not there yet")
 }
