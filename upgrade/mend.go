@@ -49,6 +49,7 @@ func (m *Move) Mend(ctx context.Context, findings []preflight.Finding) (done []s
 		for _, f := range findings {
 			one := state.Mended{
 				Server: cmp.Or(f.FixOn, pg.Side(f.Server)), Finding: f.ID, Object: f.Object, Fix: f.Fix, Undo: f.Undo,
+				Travels: f.Group == preflight.Tables || f.Group == preflight.Objects,
 			}
 			if err := m.mend(ctx, one); err != nil {
 				return hint.With(fmt.Errorf("mending %s of %s: %w", f.ID, f.Object, err), "run it by hand: "+f.Fix)
@@ -98,9 +99,8 @@ func patiently(ctx context.Context, s *pg.Server, f func(pgx.Tx) error) error {
 }
 
 // unmend takes back what Mend did, and then forgets it: what is taken back twice
-// does no harm. What was changed on old came to new with the schema, so that it
-// is taken back there too. A table that was dropped or renamed since has nothing
-// to be taken back.
+// does no harm. What came to new with the schema is taken back there too. A table
+// that was dropped or renamed since has nothing to be taken back.
 func (r *remover) unmend(ctx context.Context) (any, error) {
 	servers := r.servers()
 	record := servers[len(servers)-1] // old, where there is one
@@ -126,7 +126,7 @@ func (r *remover) unmend(ctx context.Context) (any, error) {
 func concerned(one state.Mended, servers []*pg.Server) []*pg.Server {
 	var out []*pg.Server
 	for _, s := range servers {
-		if one.Server == pg.Old || s.Side() == pg.New {
+		if s.Side() == one.Server || (one.Travels && one.Server == pg.Old && s.Side() == pg.New) {
 			out = append(out, s)
 		}
 	}
@@ -150,7 +150,7 @@ func (r *remover) unmendStatements(ctx context.Context) ([]step.Statement, error
 
 // gone passes over the error that the object of a statement is not there.
 func gone(err error) error {
-	if pg.IsCode(err, pg.UndefinedTable, pg.UndefinedObject) {
+	if pg.IsCode(err, pg.UndefinedTable, pg.UndefinedObject, pg.InvalidSchemaName) {
 		return nil
 	}
 	return err

@@ -18,23 +18,26 @@ type Mended struct {
 	Object  string  `json:"object"`
 	Fix     string  `json:"fix"`
 	Undo    string  `json:"undo"`
+	// Travels tells that what was changed on old is part of the schema, which
+	// comes to new.
+	Travels bool `json:"travels"`
 }
 
 const insertMendedSQL = `
-insert into pgcutover.mended (number, server, finding, object, fix, undo)
-select coalesce(max(number), 0) + 1, $1, $2, $3, $4, $5
+insert into pgcutover.mended (number, server, finding, object, fix, undo, travels)
+select coalesce(max(number), 0) + 1, $1, $2, $3, $4, $5, $6
   from pgcutover.mended`
 
 // Remember records a change in the transaction that makes it.
 func (m Mended) Remember(ctx context.Context, tx pgx.Tx) error {
-	if _, err := tx.Exec(ctx, insertMendedSQL, string(m.Server), m.Finding, m.Object, m.Fix, m.Undo); err != nil {
+	if _, err := tx.Exec(ctx, insertMendedSQL, string(m.Server), m.Finding, m.Object, m.Fix, m.Undo, m.Travels); err != nil {
 		return fmt.Errorf("recording a fix: %w", err)
 	}
 	return nil
 }
 
 const listMendedSQL = `
-select number, server, finding, object, fix, undo
+select number, server, finding, object, fix, undo, travels
   from pgcutover.mended
  order by number desc`
 
@@ -57,15 +60,15 @@ func ReadMended(ctx context.Context, s *pg.Server) ([]Mended, error) {
 }
 
 const copyMendedSQL = `
-insert into pgcutover.mended (number, server, finding, object, fix, undo)
-values ($1, $2, $3, $4, $5, $6)
+insert into pgcutover.mended (number, server, finding, object, fix, undo, travels)
+values ($1, $2, $3, $4, $5, $6, $7)
     on conflict (number) do nothing`
 
 // CopyMended gives a server the records of the other one, so that they are
 // known when that one is gone.
 func CopyMended(ctx context.Context, to *pg.Server, all []Mended) error {
 	for _, m := range all {
-		if _, err := to.Pool().Exec(ctx, copyMendedSQL, m.Number, string(m.Server), m.Finding, m.Object, m.Fix, m.Undo); err != nil {
+		if _, err := to.Pool().Exec(ctx, copyMendedSQL, m.Number, string(m.Server), m.Finding, m.Object, m.Fix, m.Undo, m.Travels); err != nil {
 			return fmt.Errorf("recording a fix on the %s server: %w", to.Side(), err)
 		}
 	}

@@ -21,7 +21,7 @@ import (
 )
 
 // Format is the version of the tables below. A tool refuses a newer one.
-const Format = 2
+const Format = 3
 
 // Querier is what a pool, a session and a transaction have in common.
 type Querier interface {
@@ -71,6 +71,7 @@ create table pgcutover.mended (
   object text not null,
   fix text not null,
   undo text not null,
+  travels boolean not null,
   at timestamptz not null default clock_timestamp()
 );
 create table pgcutover.gate ();

@@ -12,6 +12,8 @@ import (
 
 // keyless are tables whose UPDATE and DELETE could not be replicated.
 const keyless = `
+create schema only_keyless;
+create table only_keyless.t (a integer);
 create table keyless (a integer, b text);
 create table unique_only (a integer not null, b text);
 create unique index unique_only_a on unique_only (a);
@@ -48,12 +50,12 @@ func TestCheckFix(t *testing.T) {
 			}
 			m.run(t, exitUsage, "check", "--fix") // nobody to ask
 			m.run(t, exitUsage, "check", "--ignore", "tables.replica-identitty")
-			if r := answer[reportAnswer](t, m.run(t, exitDone, "check", "--json", "--ignore", id)); r.has(id) || len(r.Ignored) != 2 {
+			if r := answer[reportAnswer](t, m.run(t, exitDone, "check", "--json", "--ignore", id)); r.has(id) || len(r.Ignored) != 3 {
 				t.Errorf("with --ignore check found %+v", r)
 			}
 			m.unchanged(t, "before check", before)
 			r := m.run(t, exitDone, "check", "--fix", "--yes", "--json")
-			if answer[reportAnswer](t, r).has(id) || !strings.Contains(r.stderr, "2 of 2 fixes made") {
+			if answer[reportAnswer](t, r).has(id) || !strings.Contains(r.stderr, "3 of 3 fixes made") {
 				t.Errorf("after the fix:\n%s", r)
 			}
 			identities := func(url string) string { return pgtest.Value[string](t, url, identitySQL) }
