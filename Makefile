@@ -10,7 +10,7 @@ SHELL       := bash
 # Pairs of majors, old:new, that the tests move between.
 PAIRS ?= $(or $(PGCUTOVER_TEST_PAIRS),15:18)
 # Packages tested at the same time; each starts servers of its own.
-TEST_PARALLEL ?= 2
+TEST_PARALLEL ?= 3
 # Runs of `make bench`.
 ROUNDS ?= 3
 # Passed on: `make demo ARGS="--json"`, `make test ARGS="-run Freeze -v"`.

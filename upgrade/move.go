@@ -57,6 +57,7 @@ type Move struct {
 	scope    preflight.Scope
 	compared driftMemo
 	halted   stoppedMemo
+	stall    time.Duration // subscriber.CopyWatch.Stall
 }
 
 // Open connects to both servers.
