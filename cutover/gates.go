@@ -9,6 +9,7 @@ import (
 
 	"github.com/pgcutover/pgcutover/fence"
 	"github.com/pgcutover/pgcutover/internal/hint"
+	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/state"
 	"github.com/pgcutover/pgcutover/internal/step"
 	"github.com/pgcutover/pgcutover/publisher"
@@ -81,7 +82,7 @@ func (c *Cutover) anew(what string) string {
 // inLine is the advice where the source's schema was changed since the stream was
 // made.
 func (c *Cutover) inLine(what string) string {
-	if c.Direction == state.Back {
+	if c.Direction == state.Back || c.stream.Attempt != 0 { // --sync-schema knows the stream that start has made
 		return c.anew(what)
 	}
 	return what + ". Run: pgcutover start --sync-schema; after a change of tables.include or exclude: pgcutover abort, then start"
@@ -168,6 +169,10 @@ func (c *Cutover) gateStatistics(ctx context.Context) error {
 	return nil
 }
 
+// writingBound is how long the gates wait for transactions that write on the
+// target: most end by themselves, and nobody waits for the gates.
+const writingBound = 5 * time.Second
+
 // gateWriting looks for transactions that the slot of the way back would wait
 // for, in the pause: those that have been writing for a while in any database
 // of the target's cluster.
@@ -175,8 +180,17 @@ func (c *Cutover) gateWriting(ctx context.Context) error {
 	if !c.Settings.WayBack {
 		return nil
 	}
-	who, err := publisher.LongWriting(ctx, c.target(), time.Second)
-	if err != nil || who == "" {
+	var who string
+	err := pg.Wait(ctx, "transactions that write on "+string(c.Direction.Target()), 100*time.Millisecond, writingBound,
+		func(text string) { step.Progress(ctx, "%s", text) },
+		func(ctx context.Context) (bool, string, error) {
+			seen, err := publisher.LongWriting(ctx, c.target(), time.Second)
+			if err == nil {
+				who = seen
+			}
+			return err == nil && seen == "", seen, err
+		})
+	if !errors.Is(err, pg.ErrTimeout) || who == "" {
 		return err
 	}
 	return blocked("wait for them or end them: the slot of the way back would wait for them while clients wait (a move without a way back sets rollback.keep: false)",
