@@ -93,6 +93,9 @@ func (c *Cutover) gateUnreplicated(ctx context.Context) (unreplicated.Inventory,
 	if err != nil {
 		return found, err
 	}
+	if err := c.meetTarget(ctx, &found); err != nil {
+		return found, err
+	}
 	var errs []error
 	budget := min(u.budget(), c.Settings.MaxPause)
 	if estimate := found.Estimate(u.tables(), u.objects()); estimate > budget {
@@ -101,6 +104,9 @@ func (c *Cutover) gateUnreplicated(ctx context.Context) (unreplicated.Inventory,
 	}
 	if found.Objects.Count > 0 && u.objects() {
 		errs = append(errs, c.mayMoveObjects(ctx))
+	}
+	if found.Stale > 0 {
+		errs = append(errs, c.mayRemoveObjects(ctx))
 	}
 	return found, errors.Join(errs...)
 }
@@ -114,6 +120,9 @@ func tooMuchAdvice(found unreplicated.Inventory, u Unreplicated) string {
 	if found.Objects.Count > 0 && u.objects() {
 		ways = append(ways, "remove large objects that nothing refers to (vacuumlo, then VACUUM pg_largeobject)",
 			"leave large objects behind (unreplicated: { large_objects: ignore })")
+	}
+	if found.Stale > 0 {
+		ways = append(ways, "leave large objects as they are on both servers (unreplicated: { large_objects: ignore })")
 	}
 	return strings.Join(ways, "; or ")
 }
@@ -211,6 +220,9 @@ func (c *Cutover) meetUnreplicated(ctx context.Context) error {
 			c.rest.hold.Wait = found.Objects.Count > 0
 		}
 	}
+	if err := c.meetTarget(ctx, &found); err != nil {
+		return err
+	}
 	if found.Empty() {
 		return nil
 	}
@@ -292,7 +304,7 @@ func (c *Cutover) moveUnreplicated(ctx context.Context) (any, error) {
 	budget := min(c.Settings.Unreplicated.budget(), c.remaining())
 	limit, cancel := context.WithTimeoutCause(ctx, budget, ErrOverBudget)
 	defer cancel()
-	moved, err := c.rest.mover.Move(limit, c.rest.mover.Inventory().Objects.Count > 0)
+	moved, err := c.rest.mover.Move(limit, c.rest.mover.Inventory().AnyObjects())
 	if err != nil && errors.Is(context.Cause(limit), ErrOverBudget) {
 		return nil, blocked(tooMuchAdvice(c.rest.mover.Inventory(), c.Settings.Unreplicated), "%v (%s); %s were to be moved: %v", ErrOverBudget, budget, c.rest.mover.Inventory(), err)
 	}
@@ -368,6 +380,9 @@ func (c *Cutover) unreplicatedStatements(planned) ([]step.Statement, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := c.meetTarget(ctx, &found); err != nil {
+		return nil, err
+	}
 	source, target := string(c.Direction.Source()), string(c.Direction.Target())
 	var out []step.Statement
 	for _, t := range found.Tables {
@@ -380,6 +395,12 @@ func (c *Cutover) unreplicatedStatements(planned) ([]step.Statement, error) {
 		out = append(out, step.Statement{
 			Server: target, SQL: "-- lo_unlink, lo_create, lo_put: large objects as they are on " + source + ", with owners, rights and comments",
 			Why: fmt.Sprintf("%d of them", found.Objects.Count),
+		})
+	}
+	if found.Stale > 0 {
+		out = append(out, step.Statement{
+			Server: target, SQL: "-- lo_unlink: all large objects, of which " + source + " has none",
+			Why: fmt.Sprintf("%d of them", found.Stale),
 		})
 	}
 	return out, nil

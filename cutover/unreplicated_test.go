@@ -95,8 +95,32 @@ func TestUnreplicatedThereAndBack(t *testing.T) {
 		h = hammered(t, onOld)
 		h.writes(t)
 		h.stop()
+		h.group.Wait()
+
+		// What is gone from old does not come back with new, which has it still.
+		left := func(url string) int {
+			t.Helper()
+			return pgtest.Value[int](t, url, `select (select count(*) from public.cache) + (select count(*) from pg_largeobject_metadata)`)
+		}
+		pgtest.Exec(t, m.oldURL, emptied...)
+		if left(m.newURL) == 0 {
+			t.Fatal("new has nothing that could come back")
+		}
+		first(m.cutover(t), m.newURL)
+		if n := left(m.newURL); n != 0 {
+			t.Errorf("%d rows and large objects that were removed on old came back on new", n)
+		}
+		// A rollback does not take for unlinked what never was on new.
+		pgtest.Exec(t, m.oldURL, "set default_transaction_read_only = off", "select lo_create(0)")
+		err := m.rollback(t, false).Ready(t.Context())
+		if !errors.Is(err, cutover.ErrBlocked) || !strings.Contains(err.Error(), "the only copy") || !strings.Contains(hint.Of(err), "large_objects: ignore") {
+			t.Errorf("%v, hint %q", err, hint.Of(err))
+		}
 	})
 }
+
+// emptied is what clients do that need nothing of it any more.
+var emptied = []string{"select count(lo_unlink(oid)) from pg_largeobject_metadata", "delete from public.cache"}
 
 // Too much for its budget is refused before anything is frozen; too slow for it is
 // undone.
@@ -175,6 +199,12 @@ func TestUnreplicatedObjectsInUse(t *testing.T) {
 		if d := pgtest.Diff(want, pgtest.Value[string](t, m.newURL, allObjectsSQL)); d != "" {
 			t.Error(d)
 		}
+		// Those that are unlinked on new, all of them, go away on old with a rollback.
+		pgtest.Exec(t, m.newURL, emptied...)
+		m.back(t)
+		if n := pgtest.Value[int](t, m.oldURL, `select (select count(*) from public.cache) + (select count(*) from pg_largeobject_metadata)`); n != 0 {
+			t.Errorf("%d rows and large objects that were removed on new are back on old", n)
+		}
 	})
 }
 
@@ -243,6 +273,22 @@ func TestUnreplicatedRights(t *testing.T) {
 		c.Settings.Unreplicated.Objects = unreplicated.IgnoreObjects
 		if err := c.Ready(t.Context()); err != nil && strings.Contains(err.Error(), "large objects") {
 			t.Error(err)
+		}
+
+		// Removing those that only new has takes rights there, and that old had them once.
+		pgtest.Exec(t, m.oldURL, emptied...)
+		pgtest.Exec(t, m.newURL, "set default_transaction_read_only = off", "select lo_create(0)",
+			"grant usage on schema pgcutover to "+role, "grant select on all tables in schema pgcutover to "+role)
+		limitedNew, err := pg.Open(t.Context(), pg.Options{Side: pg.New, URL: pgtest.WithUser(t, m.newURL, role, ""), Move: m.name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer limitedNew.Close()
+		c = m.cutover(t)
+		c.New = limitedNew
+		err = c.Ready(t.Context())
+		if err == nil || !strings.Contains(err.Error(), "no member of: postgres") || !strings.Contains(err.Error(), "never on the old server") || !strings.Contains(hint.Of(err), "TO \""+role) {
+			t.Errorf("%v, hint %q", err, hint.Of(err))
 		}
 		pgtest.Exec(t, m.oldURL, "drop owned by "+role)
 		pgtest.Exec(t, m.newURL, "set default_transaction_read_only = off", "drop owned by "+role)

@@ -1,6 +1,7 @@
 package fence_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgcutover/pgcutover/fence"
 	"github.com/pgcutover/pgcutover/internal/pg"
@@ -359,23 +361,56 @@ func TestDryRunClose(t *testing.T) {
 		if notes, err := fence.DryRunClose(t.Context(), s.Server, c); err != nil || len(notes) != 0 {
 			t.Errorf("%q, %v", notes, err)
 		}
-		for what, body := range map[string]string{
-			"refuses": `raise exception 'no DDL today'`,
-			"writes":  `insert into public.log values (tg_tag)`,
-		} {
-			pgtest.Exec(t, s.url, `create or replace function public.on_ddl() returns event_trigger language plpgsql as $$ begin `+body+`; end $$`,
-				`create event trigger `+s.Move()+` on ddl_command_end execute procedure public.on_ddl()`)
-			_, err := fence.DryRunClose(t.Context(), s.Server, c)
-			if code := pg.Code(err); what == "writes" && code != pg.ReadOnlyTransaction || what == "refuses" && code != "P0001" {
-				t.Errorf("an event trigger that %s: %v", what, err)
+		s.withEventTrigger(t, func(what string) {
+			if notes, err := fence.DryRunClose(t.Context(), s.Server, c); err != nil || len(notes) != 0 {
+				t.Errorf("an event trigger that %s, kept away: %q, %v", what, notes, err)
 			}
-			pgtest.Exec(t, s.url, `drop event trigger `+s.Move(), `drop function public.on_ddl()`)
-		}
+		})
 		if d := pgtest.Diff(before, s.catalogOf(t)); d != "" {
 			t.Errorf("a dry run changed something:\n%s", d)
 		}
 		do(t, connect(t, s.url), `insert into public.t values (1)`)
 	})
+}
+
+// withEventTrigger has one that refuses DDL, and then one that writes a table.
+func (s *server) withEventTrigger(t *testing.T, look func(what string)) {
+	t.Helper()
+	for what, body := range map[string]string{
+		"refuses": `raise exception 'no DDL today'`,
+		"writes":  `insert into public.log values (tg_tag)`,
+	} {
+		pgtest.Exec(t, s.url, `create or replace function public.on_ddl() returns event_trigger language plpgsql as $$ begin `+body+`; end $$`,
+			`create event trigger `+s.Move()+` on ddl_command_end execute procedure public.on_ddl()`)
+		look(what)
+		pgtest.Exec(t, s.url, `drop event trigger `+s.Move(), `drop function public.on_ddl()`)
+	}
+}
+
+// A tool that may not keep event triggers away meets them in the dry run, and the
+// error names the function that stands in the way.
+func TestDryRunCloseMeetsEventTriggers(t *testing.T) {
+	for _, major := range pgtest.Majors(t) {
+		t.Run(fmt.Sprint(major), func(t *testing.T) {
+			t.Parallel()
+			s := newServerAs(t, pg.Old, major)
+			if _, err := s.Pool().Exec(t.Context(), `create table public.t (n integer); create table public.log (tag text)`); err != nil {
+				t.Fatal(err)
+			}
+			s.fenced(t)
+			if _, err := fence.DryRunClose(t.Context(), s.Server, s.closing()); err != nil {
+				t.Fatalf("without any: %v", err)
+			}
+			s.withEventTrigger(t, func(what string) {
+				_, err := fence.DryRunClose(t.Context(), s.Server, s.closing())
+				want := map[string]string{"refuses": "P0001", "writes": pg.ReadOnlyTransaction}[what]
+				var refused *pgconn.PgError
+				if pg.Code(err) != want || !errors.As(err, &refused) || !strings.Contains(refused.Where, "on_ddl()") {
+					t.Errorf("an event trigger that %s: %v, %+v", what, err, refused)
+				}
+			})
+		})
+	}
 }
 
 // The statements shown are those that are run.

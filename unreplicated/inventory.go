@@ -15,6 +15,9 @@ import (
 type Inventory struct {
 	Tables  []Table `json:"tables,omitempty"`
 	Objects Objects `json:"large_objects"`
+	// Stale counts the large objects of the target where the source has none, see
+	// LookAtTarget: all of them go away.
+	Stale int64 `json:"stale_large_objects,omitempty"`
 }
 
 // Table is an unlogged table, or an unlogged partition, that has rows of its own.
@@ -36,7 +39,10 @@ type Objects struct {
 }
 
 // Empty tells that there is nothing to move.
-func (i Inventory) Empty() bool { return len(i.Tables) == 0 && i.Objects.Count == 0 }
+func (i Inventory) Empty() bool { return len(i.Tables) == 0 && !i.AnyObjects() }
+
+// AnyObjects tells that large objects are to be copied or removed.
+func (i Inventory) AnyObjects() bool { return i.Objects.Count > 0 || i.Stale > 0 }
 
 // TableBytes is the size of all tables.
 func (i Inventory) TableBytes() int64 {
@@ -125,6 +131,23 @@ func look(ctx context.Context, s *pg.Server, inScope func(schema, table string) 
 	return i, nil
 }
 
+// staleSQL counts what would be left over on a target whose source has none.
+const staleSQL = `select count(*) from pg_catalog.pg_largeobject_metadata`
+
+// LookAtTarget counts the target's large objects where the source has none: those
+// that clients unlinked since it was the source would come back with the next move.
+// Where the source has some, listing both is a part of Move. It changes nothing on
+// the server.
+func (i *Inventory) LookAtTarget(ctx context.Context, target *pg.Server) error {
+	if i.Objects.Count > 0 {
+		return nil
+	}
+	if err := target.Pool().QueryRow(ctx, staleSQL).Scan(&i.Stale); err != nil {
+		return fmt.Errorf("counting the large objects of the %s server: %w", target.Side(), err)
+	}
+	return nil
+}
+
 const anyObjectsSQL = `select exists (select 1 from pg_catalog.pg_largeobject_metadata)`
 
 // AnyObjects tells whether a server has large objects: one look, cheap enough for
@@ -158,6 +181,9 @@ func (i Inventory) Estimate(tables, objects bool) time.Duration {
 	if objects && i.Objects.Count > 0 {
 		d += firstCost + time.Duration(i.Objects.Count)*objectCost + seconds(i.Objects.Bytes, objectRate)
 	}
+	if objects && i.Stale > 0 {
+		d += firstCost + time.Duration(i.Stale)*objectCost
+	}
 	return d
 }
 
@@ -182,6 +208,9 @@ func (i Inventory) String() string {
 	}
 	if i.Objects.Count > 0 {
 		parts = append(parts, fmt.Sprintf("%d large objects of %s", i.Objects.Count, size(i.Objects.Bytes)))
+	}
+	if i.Stale > 0 {
+		parts = append(parts, fmt.Sprintf("%d large objects to be removed, which the other server has no more", i.Stale))
 	}
 	if len(parts) == 0 {
 		return "nothing"

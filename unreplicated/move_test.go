@@ -246,13 +246,43 @@ func TestObjectsAreExact(t *testing.T) {
 		if n := pgtest.Value[int](t, p.newURL, `select count(*) from pg_largeobject_metadata`); n != 1210 {
 			t.Errorf("%d large objects, which were to be left alone", n)
 		}
-		if _, err := move(t, p.old, p.new, options()); err != nil {
+		p.removesStale(t, owner, 1210)
+	})
+}
+
+// removesStale moves from old, which has no large objects, to new, which has some.
+// On old that takes no right.
+func (p two) removesStale(t *testing.T, role string, some int64) {
+	t.Helper()
+	pgtest.Exec(t, p.oldURL, "alter role "+role+" login")
+	limited := open(t, pg.Old, pgtest.WithUser(t, p.oldURL, role, ""), p.old.Move())
+	inventory, err := unreplicated.LookAgain(t.Context(), limited, nil)
+	if err != nil || !inventory.Empty() {
+		t.Fatalf("%+v, %v", inventory, err)
+	}
+	if err := inventory.LookAtTarget(t.Context(), p.new); err != nil || inventory.Stale != some || inventory.Empty() || !inventory.AnyObjects() ||
+		inventory.Estimate(true, true) == 0 || inventory.Estimate(true, false) != 0 || !strings.Contains(inventory.String(), "to be removed") {
+		t.Errorf("%+v (%s), %v", inventory, inventory, err)
+	}
+	left := func(from *pg.Server) int {
+		t.Helper()
+		m, err := unreplicated.Prepare(t.Context(), from, p.new, inventory, options())
+		if err != nil {
 			t.Fatal(err)
 		}
-		if n := pgtest.Value[int](t, p.newURL, `select count(*) from pg_largeobject_metadata`); n != 0 {
-			t.Errorf("%d large objects, which are not on the source any more", n)
+		defer m.Close(context.WithoutCancel(t.Context()))
+		if _, err := m.Move(t.Context(), true); err != nil {
+			t.Fatal(err)
 		}
-	})
+		return pgtest.Value[int](t, p.newURL, `select count(*) from pg_largeobject_metadata`)
+	}
+	if n := left(limited); n != 0 {
+		t.Errorf("%d large objects, which are not on the source any more", n)
+	}
+	pgtest.Exec(t, p.oldURL, "select lo_create(77)")
+	if n := left(p.old); n != 1 {
+		t.Errorf("%d large objects, where one was made since the look", n)
+	}
 }
 
 func same(t *testing.T, from, to string) {

@@ -50,15 +50,11 @@ const lastOID = 1<<32 - 1
 // chunks cuts all OIDs into ranges, of which none holds too many objects of
 // either server.
 func (m *Mover) chunks(ctx context.Context) ([]chunk, error) {
-	rows, err := m.source.Pool().Query(ctx, sourceObjectsSQL)
+	objects, err := m.sourceObjects(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("listing the large objects of the %s server: %w", m.source.Side(), err)
+		return nil, err
 	}
-	objects, err := pgx.CollectRows(rows, pgx.RowToStructByPos[object])
-	if err != nil {
-		return nil, fmt.Errorf("listing the large objects of the %s server: %w", m.source.Side(), err)
-	}
-	rows, err = m.target.Pool().Query(ctx, targetObjectsSQL)
+	rows, err := m.target.Pool().Query(ctx, targetObjectsSQL)
 	if err != nil {
 		return nil, fmt.Errorf("listing the large objects of the %s server: %w", m.target.Side(), err)
 	}
@@ -67,6 +63,25 @@ func (m *Mover) chunks(ctx context.Context) ([]chunk, error) {
 		return nil, fmt.Errorf("listing the large objects of the %s server: %w", m.target.Side(), err)
 	}
 	return cut(objects, there), nil
+}
+
+// sourceObjects lists them. Where none were there, one look tells that there are
+// none still: listing them takes a right that nobody needs for removing them.
+func (m *Mover) sourceObjects(ctx context.Context) ([]object, error) {
+	if m.inventory.Stale > 0 {
+		if there, err := AnyObjects(ctx, m.source); err != nil || !there {
+			return nil, err
+		}
+	}
+	rows, err := m.source.Pool().Query(ctx, sourceObjectsSQL)
+	if err != nil {
+		return nil, fmt.Errorf("listing the large objects of the %s server: %w", m.source.Side(), err)
+	}
+	objects, err := pgx.CollectRows(rows, pgx.RowToStructByPos[object])
+	if err != nil {
+		return nil, fmt.Errorf("listing the large objects of the %s server: %w", m.source.Side(), err)
+	}
+	return objects, nil
 }
 
 // cut makes the ranges of two ordered lists.

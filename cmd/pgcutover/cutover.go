@@ -47,17 +47,36 @@ func newCutover(a *app) *cobra.Command {
 					return err
 				}
 				t.from, t.to = m.Old, m.New
+				t.before = func() error { return a.sayRewritten(ctx, "", m) }
 				return a.turn(ctx, m, c, t)
 			}, func(c *upgrade.Cluster) error {
 				all, err := c.NewTurning(ctx, state.Forward, false)
 				if err != nil {
 					return err
 				}
+				t.before = func() error {
+					for _, m := range c.Moves {
+						if err := a.sayRewritten(ctx, m.Database+": ", m.Move); err != nil {
+							return err
+						}
+					}
+					return nil
+				}
 				return a.turnAll(ctx, c, all, t)
 			})
 		})
 	t.flags(cmd)
 	return cmd
+}
+
+// sayRewritten warns of rows that may differ without anything in the stream that
+// says so: it is for a person to know.
+func (a *app) sayRewritten(ctx context.Context, prefix string, m *upgrade.Move) error {
+	text, err := m.Rewritten(ctx)
+	if err == nil && text != "" {
+		a.say("%swarning: %s", prefix, text)
+	}
+	return err
 }
 
 // turn shows, asks and runs.

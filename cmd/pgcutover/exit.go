@@ -36,15 +36,12 @@ func (u *usageError) Unwrap() error { return u.err }
 // exitCode says which status an error stands for. Unfinished, and undone in part
 // only, come first: they must never hide behind an interruption or a blocker.
 func exitCode(err error, soft context.Context) int {
-	var (
-		unfinished *step.Unfinished
-		aborted    *step.Aborted
-		usage      *usageError
-	)
+	var usage *usageError
+	runs := endings(err)
 	switch {
-	case errors.As(err, &unfinished), errors.Is(err, upgrade.ErrSplit):
+	case runs.unfinished, errors.Is(err, upgrade.ErrSplit):
 		return exitUnfinished
-	case errors.As(err, &aborted) && (!aborted.Undone || aborted.UndoErr != nil): // resume ends what is recorded as standing
+	case runs.standing: // resume ends what is recorded as standing
 		return exitFailed
 	case errors.Is(err, cutover.ErrBlocked), errors.Is(err, upgrade.ErrBlockers):
 		return exitBlocked
@@ -52,10 +49,42 @@ func exitCode(err error, soft context.Context) int {
 		return exitFailed
 	case errors.Is(context.Cause(soft), errInterrupted):
 		return exitInterrupted
-	case aborted != nil:
+	case runs.aborted:
 		return exitAborted
 	case errors.As(err, &usage):
 		return exitUsage
 	}
 	return exitFailed
+}
+
+// ended is how the runs in an error's tree ended.
+type ended struct {
+	unfinished bool // one is past its point of no return
+	standing   bool // one was not undone altogether, or that is not recorded
+	aborted    bool // one was aborted at all
+}
+
+// endings looks at the whole tree: of several databases one may be undone and
+// another one not, and errors.As sees only the first.
+func endings(err error) (all ended) {
+	switch e := err.(type) { //nolint:errorlint // walking the tree node by node, joined branches included
+	case *step.Unfinished:
+		all.unfinished = true
+	case *step.Aborted:
+		all.aborted, all.standing = true, !e.Undone || e.UndoErr != nil
+	}
+	var below []error
+	switch e := err.(type) { //nolint:errorlint // the same
+	case interface{ Unwrap() error }:
+		below = []error{e.Unwrap()}
+	case interface{ Unwrap() []error }:
+		below = e.Unwrap()
+	}
+	for _, b := range below {
+		one := endings(b)
+		all.unfinished = all.unfinished || one.unfinished
+		all.standing = all.standing || one.standing
+		all.aborted = all.aborted || one.aborted
+	}
+	return all
 }

@@ -33,6 +33,12 @@ func TestExitCodes(t *testing.T) {
 		{"not undone after a signal", &step.Aborted{Cause: errInterrupted, UndoErr: failed}, interrupted, exitFailed},
 		{"blocked and not undone", &step.Aborted{Cause: blocked, UndoErr: failed}, running, exitFailed},
 		{"unfinished after a signal", fmt.Errorf("x: %w", &step.Unfinished{Err: errInterrupted}), interrupted, exitUnfinished},
+		{"one undone, another one not", errors.Join(&step.Aborted{Cause: failed, Undone: true}, fmt.Errorf("b: %w", &step.Aborted{Cause: failed, UndoErr: failed})), running, exitFailed},
+		{"one undone, of another one not all recorded", errors.Join(&step.Aborted{Cause: failed, Undone: true}, &step.Aborted{Cause: failed, Undone: true, UndoErr: failed}), running, exitFailed},
+		{"one undone, another one not, after a signal", fmt.Errorf("x: %w", errors.Join(&step.Aborted{Cause: errInterrupted, Undone: true}, &step.Aborted{Cause: failed, UndoErr: failed})), interrupted, exitFailed},
+		{"all undone", errors.Join(&step.Aborted{Cause: failed, Undone: true}, &step.Aborted{Cause: failed, Undone: true}), running, exitAborted},
+		{"one not undone, another one unfinished", errors.Join(&step.Aborted{Cause: failed, UndoErr: failed}, &step.Unfinished{Err: failed}), running, exitUnfinished},
+		{"unfinished in what aborted", &step.Aborted{Cause: errors.Join(failed, &step.Unfinished{Err: failed}), Undone: true}, running, exitUnfinished},
 		{"usage", &usageError{failed}, running, exitUsage},
 	} {
 		if got := exitCode(c.err, c.soft); got != c.want {

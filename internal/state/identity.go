@@ -2,6 +2,7 @@ package state
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pglogrepl"
@@ -66,10 +67,40 @@ func (id Identity) sameDatabase(side string, now Identity) error {
 		return hint.With(fmt.Errorf("the %s server is not the one that this move was started with: system identifier %s, was %s", side, now.System, id.System),
 			"correct "+side+".url. "+goneForGood(side))
 	case id.Database != now.Database:
-		return hint.With(fmt.Errorf("the %s database %q is not the one that this move was started with: OID %d, was %d", side, now.Name, now.Database, id.Database),
+		return hint.With(&otherDatabase{side, now, id},
 			"it was dropped and made again, or the URL names another database")
 	}
 	return nil
+}
+
+// otherDatabase means that the cluster is the move's and the database is not.
+type otherDatabase struct {
+	side     string
+	now, was Identity
+}
+
+func (e *otherDatabase) Error() string {
+	return fmt.Sprintf("the %s database %q is not the one that this move was started with: OID %d, was %d", e.side, e.now.Name, e.now.Database, e.was.Database)
+}
+
+// WayOut adds to an error the way to end a move whose new database was dropped
+// and made anew: to clean old alone. It is given only where it is safe: the
+// database that is new's now knows of no move, and old takes the writes, so that
+// no decision stands. Any other error is returned as it is.
+func WayOut(ctx context.Context, err error, old, new *pg.Server) error {
+	var other *otherDatabase
+	if !errors.As(err, &other) || other.side != string(pg.New) || old == nil || new == nil {
+		return err
+	}
+	there, failed := Load(ctx, new)
+	if failed != nil || there != nil {
+		return err
+	}
+	turn, failed := ReadTurn(ctx, old.Pool())
+	if failed != nil || !turn.Open {
+		return err
+	}
+	return hint.With(err, "if it was dropped and made again: pgcutover abort --old-only ends the move on the old server, which takes the writes; then start anew. Otherwise correct new.url")
 }
 
 // goneForGood is what to do when a server will never come back and another one is

@@ -237,7 +237,7 @@ func Verify(ctx context.Context, name string, old, new *pg.Server) (*Move, error
 			return nil, hint.With(fmt.Errorf("the %s server (%s): %w", s.Side(), s.Address(), ErrNoMove), "run: pgcutover start")
 		}
 		if err := m.mustBe(s, *now); err != nil {
-			return nil, err
+			return nil, WayOut(ctx, err, old, new)
 		}
 		found = m
 	}

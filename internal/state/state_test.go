@@ -128,6 +128,26 @@ func TestVerifyRefusesOthers(t *testing.T) {
 				t.Errorf("%s: no hint", test.name)
 			}
 		}
+		// Cleaning old alone is advised where old serves and new knows of no move.
+		advised := func(new *pg.Server) bool {
+			_, err := state.Verify(ctx, "m", p.old, new)
+			return strings.Contains(hint.Of(err), "abort --old-only")
+		}
+		if !advised(third) {
+			t.Error("no way out of a move whose new database was made anew")
+		}
+		pgtest.Exec(t, p.oldURL, `update pgcutover.turn set open = false`)
+		if advised(third) {
+			t.Error("advised to forget new, which may serve")
+		}
+		pgtest.Exec(t, p.oldURL, `update pgcutover.turn set open = true`)
+		if err := state.Create(ctx, third, p.move); err != nil {
+			t.Fatal(err)
+		}
+		if advised(third) {
+			t.Error("advised to forget a new server that knows of a move")
+		}
+
 		another := p.move
 		another.Name = "n"
 		if err := state.Create(ctx, p.old, another); err == nil || hint.Of(err) == "" {

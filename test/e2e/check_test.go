@@ -87,6 +87,25 @@ func TestCheckFix(t *testing.T) {
 	}
 }
 
+// A new database that is made anew after check --fix is not the move's any more:
+// what refuses says the way out, and that is one.
+func TestCheckFixThenAnotherNewDatabase(t *testing.T) {
+	parallel(t)
+	m := newMove(t, pgtest.Pairs(t)[0])
+	pgtest.Exec(t, m.old.app, keyless)
+	m.run(t, exitDone, "check", "--fix", "--yes")
+	name := pgtest.Value[string](t, m.new.url, "select current_database()")
+	pgtest.Exec(t, m.new.cluster.URL("postgres"), "drop database "+name, "create database "+name+" owner "+appRole+" template template0")
+	const wayOut = "pgcutover abort --old-only"
+	m.says(t, exitFailed, wayOut, "start")
+	m.says(t, exitFailed, wayOut, "abort", "--yes")
+	m.run(t, exitDone, "abort", "--old-only", "--yes")
+	if got := pgtest.Value[string](t, m.old.url, identitySQL); got != "dd" {
+		t.Errorf("the replica identities on old are %q, want dd", got)
+	}
+	m.says(t, exitBlocked, "tables.replica-identity", "start") // as before the fix
+}
+
 // A move of several databases is checked as one: each finding names its
 // database, and what they need of the servers is counted together.
 func TestCheckOfSeveralDatabases(t *testing.T) {
