@@ -65,6 +65,9 @@ type Cutover struct {
 	// step, such as those of package preflight. An error that wraps ErrBlocked
 	// says that the move is not ready.
 	Gates func(context.Context) error
+	// Hasty makes the gates say how things stand, without waiting for what may
+	// pass in a moment.
+	Hasty bool
 	// Watch starts a watchdog that ends the poolers' pause should this process
 	// vanish, and is stopped by what it returns. Nil for none.
 	Watch func(ctx context.Context, w Watched) (stop func(), err error)

@@ -89,7 +89,12 @@ func (c *Cutover) inLine(what string) string {
 }
 
 func (c *Cutover) gateLag(ctx context.Context) (publisher.Lag, error) {
-	lag, err := publisher.ReadLag(ctx, c.source(), c.stream)
+	var lag publisher.Lag
+	err := c.patiently(ctx, "the stream to be connected", func(ctx context.Context) (bool, string, error) {
+		var err error
+		lag, err = publisher.ReadLag(ctx, c.source(), c.stream)
+		return lag.Connected, "", err
+	})
 	if errors.Is(err, publisher.ErrNoSlot) {
 		return lag, blocked(c.anew("the stream cannot go on"), "%s", err)
 	}
@@ -169,9 +174,23 @@ func (c *Cutover) gateStatistics(ctx context.Context) error {
 	return nil
 }
 
-// writingBound is how long the gates wait for transactions that write on the
-// target: most end by themselves, and nobody waits for the gates.
-const writingBound = 5 * time.Second
+// gateBound is how long the gates wait for what mostly passes by itself, such as
+// an apply worker that begins anew (5 s by default): nobody waits for the gates.
+const gateBound = 7 * time.Second
+
+// patiently polls until it is done, or the bound has passed, or, for somebody
+// who wants to know how things stand, once. What it returns is an error of poll.
+func (c *Cutover) patiently(ctx context.Context, name string, poll func(context.Context) (bool, string, error)) error {
+	if c.Hasty {
+		_, _, err := poll(ctx)
+		return err
+	}
+	err := pg.Wait(ctx, name, 100*time.Millisecond, gateBound, func(text string) { step.Progress(ctx, "%s", text) }, poll)
+	if errors.Is(err, pg.ErrTimeout) && ctx.Err() == nil {
+		return nil
+	}
+	return err
+}
 
 // gateWriting looks for transactions that the slot of the way back would wait
 // for, in the pause: those that have been writing for a while in any database
@@ -181,16 +200,14 @@ func (c *Cutover) gateWriting(ctx context.Context) error {
 		return nil
 	}
 	var who string
-	err := pg.Wait(ctx, "transactions that write on "+string(c.Direction.Target()), 100*time.Millisecond, writingBound,
-		func(text string) { step.Progress(ctx, "%s", text) },
-		func(ctx context.Context) (bool, string, error) {
-			seen, err := publisher.LongWriting(ctx, c.target(), time.Second)
-			if err == nil {
-				who = seen
-			}
-			return err == nil && seen == "", seen, err
-		})
-	if !errors.Is(err, pg.ErrTimeout) || who == "" {
+	err := c.patiently(ctx, "transactions that write on the "+string(c.Direction.Target())+" server", func(ctx context.Context) (bool, string, error) {
+		seen, err := publisher.LongWriting(ctx, c.target(), time.Second)
+		if err == nil {
+			who = seen
+		}
+		return err == nil && seen == "", seen, err
+	})
+	if err != nil || who == "" {
 		return err
 	}
 	return blocked("wait for them or end them: the slot of the way back would wait for them while clients wait (a move without a way back sets rollback.keep: false)",

@@ -44,7 +44,7 @@ func (m *Move) Mend(ctx context.Context, findings []preflight.Finding) (done []s
 			return err
 		}
 		if err := state.Create(ctx, m.Old, *now); err != nil {
-			return err
+			return state.WayOut(ctx, err, m.Old, m.New)
 		}
 		for _, f := range findings {
 			one := state.Mended{

@@ -176,7 +176,7 @@ func (r *remover) ownState(ctx context.Context) (map[pg.Side]*state.Move, error)
 			return nil, hint.With(fmt.Errorf("the server given as %s is the %s server of the move %q", s.Side(), m.Side, m.Name), "old and new are swapped: correct the two URLs")
 		}
 		if err := m.Owns(ctx, r.Options.Name, r.servers()...); err != nil {
-			return nil, err
+			return nil, state.WayOut(ctx, err, r.Old, r.New)
 		}
 		found[s.Side()] = m
 		r.known[s.Side()] = true

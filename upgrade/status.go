@@ -133,6 +133,7 @@ func (m *Move) Status(ctx context.Context) (Status, error) {
 		return s, nil
 	}
 	c := m.cutover(*recorded)
+	c.Hasty = true
 	interrupted := c.Interrupted(ctx)
 	switch {
 	case errors.Is(interrupted, cutover.ErrAlreadyDone):
