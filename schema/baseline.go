@@ -38,6 +38,11 @@ type Known struct {
 	OID     uint32 `json:"oid"`
 	Columns int    `json:"columns"` // the highest number that a column ever had
 	File    int64  `json:"file"`
+	// Copied is the file that it had when its rows were copied to the new server,
+	// Numbers are those of its columns by quoted name; both are missing in moves
+	// whose start did not record them, and then nothing is concluded from them.
+	Copied  int64            `json:"copied,omitempty"`
+	Numbers map[string]int16 `json:"numbers,omitempty"`
 }
 
 func (b *Baseline) table(name string) (Known, bool) {
@@ -54,15 +59,12 @@ func (b *Baseline) rewritten(name string, file int64) bool {
 	return !found || k.File != file
 }
 
-// know remembers a table of the old server.
-func (b *Baseline) know(o Object) {
-	if o.Kind != kindTable {
-		return
-	}
+// know remembers a table of the old server; copied is what [Known] calls so.
+func (b *Baseline) know(o Object, copied int64) {
 	if b.Tables == nil {
 		b.Tables = map[string]Known{}
 	}
-	b.Tables[o.Identity] = Known{OID: o.oid, Columns: o.columns, File: o.file}
+	b.Tables[o.Identity] = Known{OID: o.oid, Columns: o.columns, File: o.file, Copied: copied, Numbers: o.numbers}
 }
 
 // NewBaseline returns one that knows of no differences in words.
@@ -89,9 +91,11 @@ func (b *Baseline) Dump(archived []Object) {
 	if b.Dumped == nil {
 		b.Dumped = map[string]string{}
 	}
+	before := b.byOID()
 	for _, o := range archived {
-		if _, found := b.table(o.Identity); !found {
-			b.know(o)
+		_, found := b.table(o.Identity)
+		if _, renamed := before[o.oid]; o.Kind == kindTable && !found && !renamed {
+			b.know(o, o.file)
 		}
 		for _, a := range aspects {
 			id := o.aspectID(a)
@@ -132,7 +136,8 @@ func (b *Baseline) Restored(new []Object, whole bool) {
 
 // Applied pairs what both servers say of what the fixes have just made the same;
 // old is the fingerprint that they were derived from. Tables are known by what
-// they are in it where nothing of them differs any more.
+// they are in it where nothing of them differs any more; one that takes the place
+// of another only when it was made on the new server, to be copied.
 func (b *Baseline) Applied(old, new []Object, fixes []Fix) {
 	same := map[string]bool{}
 	for _, f := range fixes {
@@ -145,29 +150,7 @@ func (b *Baseline) Applied(old, new []Object, fixes []Fix) {
 		}
 	}
 	b.accept(old, new, same)
-	differ := map[string]bool{}
-	for _, d := range b.Compare(old, new) {
-		for _, part := range append([]Difference{d}, d.Parts...) {
-			differ[part.Identity], differ[part.object.On] = true, true
-		}
-	}
-	before, byOID := b.Tables, map[uint32]Known{}
-	b.Tables = map[string]Known{}
-	for name, k := range before {
-		byOID[k.OID] = k
-		if differ[name] {
-			b.Tables[name] = k
-		}
-	}
-	for _, o := range old {
-		k, renamed := byOID[o.oid]
-		switch _, found := b.Tables[o.Identity]; {
-		case !differ[o.Identity]:
-			b.know(o)
-		case o.Kind == kindTable && !found && renamed:
-			b.Tables[o.Identity] = k // by its new name, with differences left
-		}
-	}
+	b.settleTables(old, new, fixes)
 }
 
 func (b *Baseline) accept(old, new []Object, same map[string]bool) {
@@ -211,11 +194,13 @@ func (b *Baseline) pair(o Object, a Aspect, old, new string) {
 // Compare lists what differs between the old and the new database, ordered by
 // kind and identity. With a nil Baseline only definitions are compared: then
 // nobody knows which words mean the same. See [Diff] for what is no difference.
+// First come tables and columns that have only the name of those that were copied
+// ([Replaced]): dropped and made again on the old server, or renamed to it.
 func (b *Baseline) Compare(old, new []Object) []Difference {
 	if b == nil {
 		return Diff(old, new)
 	}
-	return fold(compare(old, new, b.same), old, new)
+	return b.withReplaced(fold(compare(old, new, b.same), old, new), old, new)
 }
 
 func (b *Baseline) same(o Object, a Aspect, old, new string) bool {

@@ -34,6 +34,10 @@ const shown = 300
 // String describes the difference in one line.
 func (d Difference) String() string {
 	switch {
+	case d.What == Replaced && d.Kind == kindColumn:
+		return fmt.Sprintf("column %s was dropped and made again, or renamed, on the old server since start: its values are another column's", d.Identity)
+	case d.What == Replaced:
+		return fmt.Sprintf("table %s was dropped and made again, or renamed, on the old server since start: its rows are another table's", d.Identity)
 	case d.What == Absent:
 		return fmt.Sprintf("%s %s is missing on the new server", d.Kind, d.Identity)
 	case d.What == Extra:

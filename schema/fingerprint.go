@@ -121,13 +121,17 @@ func fingerprint(ctx context.Context, q querier, major int) ([]Object, error) {
 
 // filesSQL tells tables apart whatever they are called.
 const filesSQL = `
-select format('%I.%I', n.nspname, c.relname), c.oid, c.relnatts::int, c.relfilenode::bigint
+select format('%I.%I', n.nspname, c.relname), c.oid, c.relnatts::int, c.relfilenode::bigint,
+       coalesce((select jsonb_object_agg(quote_ident(a.attname), a.attnum)
+                   from pg_attribute a
+                  where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped), '{}')
   from pg_class c
   join pg_namespace n on n.oid = c.relnamespace
  where c.relkind in ('r', 'p')
    and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'pgcutover')`
 
-// readFiles adds to the tables by what they are known when they get another name.
+// readFiles adds to the tables by what they and their columns are known when they
+// get another name.
 func readFiles(ctx context.Context, q querier, objects []Object) error {
 	at := map[string]int{}
 	for i, o := range objects {
@@ -144,11 +148,13 @@ func readFiles(ctx context.Context, q querier, objects []Object) error {
 		oid      uint32
 		columns  int
 		file     int64
+		numbers  map[string]int16
 	)
-	_, err = pgx.ForEachRow(rows, []any{&identity, &oid, &columns, &file}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&identity, &oid, &columns, &file, &numbers}, func() error {
 		if i, found := at[identity]; found {
-			objects[i].oid, objects[i].columns, objects[i].file = oid, columns, file
+			objects[i].oid, objects[i].columns, objects[i].file, objects[i].numbers = oid, columns, file, numbers
 		}
+		numbers = nil // the next row's map is another one
 		return nil
 	})
 	if err != nil {

@@ -30,9 +30,10 @@ type Object struct {
 	// Parent is what a table, or an index of a partition, inherits from.
 	Parent string `json:"parent,omitempty"`
 
-	oid     uint32 // of tables
-	columns int    // the highest number that a column of the table ever had
-	file    int64  // changes when a table is rewritten
+	oid     uint32           // of tables
+	columns int              // the highest number that a column of the table ever had
+	file    int64            // changes when a table is rewritten
+	numbers map[string]int16 // of the table's columns, by quoted name
 }
 
 // text returns an aspect's value, the definition included.
@@ -70,11 +71,12 @@ func keysOf(objects []Object) map[key]bool {
 // What says how an object differs between two schemas.
 type What string
 
-// The three ways in which an object differs.
+// The ways in which an object differs.
 const (
-	Absent  What = "missing"   // on the old server only
-	Extra   What = "extra"     // on the new server only
-	Changed What = "different" // on both, with different definitions
+	Absent   What = "missing"   // on the old server only
+	Extra    What = "extra"     // on the new server only
+	Changed  What = "different" // on both, with different definitions
+	Replaced What = "replaced"  // on both by the same name, but with other rows; see [Baseline.Compare]
 )
 
 // list names the first objects of a long list: "a, b, c and 7 more".

@@ -123,6 +123,8 @@ func dropRank(d Difference) int {
 
 func (s *syncing) fix(ctx context.Context, d Difference) (Fix, error) {
 	switch {
+	case d.What == Replaced:
+		return s.replacedTable(d)
 	case d.What == Absent:
 		return s.absent(ctx, d)
 	case d.What == Extra:

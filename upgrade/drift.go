@@ -3,6 +3,7 @@ package upgrade
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/pgcutover/pgcutover/cutover"
 	"github.com/pgcutover/pgcutover/internal/state"
+	"github.com/pgcutover/pgcutover/publisher"
 	"github.com/pgcutover/pgcutover/schema"
 )
 
@@ -20,6 +22,10 @@ type Drift struct {
 	Differences []Drifted `json:"differences"`
 	At          time.Time `json:"at"` // when the schemas were compared; a status may repeat it, see driftEvery
 	Took        float64   `json:"took_seconds"`
+	// Rewritten are tables that old has written anew since they were copied.
+	Rewritten []publisher.Table `json:"rewritten,omitempty"`
+	// Apply says what brings new in line.
+	Apply string `json:"apply"`
 }
 
 // Drifted is one difference and what brings the new server in line.
@@ -40,6 +46,7 @@ type Drifted struct {
 type driftMemo struct {
 	mu          sync.Mutex
 	differences []schema.Difference
+	rewritten   []publisher.Table
 	at          time.Time
 	took        time.Duration
 }
@@ -53,20 +60,20 @@ const (
 )
 
 // recent compares the schemas, or returns an earlier comparison of this Move that
-// is recent enough for a status.
-func (m *Move) recent(ctx context.Context) (differences []schema.Difference, at time.Time, took time.Duration, err error) {
+// is recent enough for a status: a copy of it.
+func (m *Move) recent(ctx context.Context) (*driftMemo, error) {
 	c := &m.compared
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.at.IsZero() || time.Since(c.at) > max(driftEvery, c.took*driftShare) {
 		began := time.Now()
-		differences, err := m.SchemaDiff(ctx)
+		differences, rewritten, err := m.compareSchemas(ctx)
 		if err != nil {
-			return nil, time.Time{}, 0, err
+			return nil, err
 		}
-		c.differences, c.at, c.took = differences, time.Now().UTC(), time.Since(began)
+		c.differences, c.rewritten, c.at, c.took = differences, rewritten, time.Now().UTC(), time.Since(began)
 	}
-	return c.differences, c.at, c.took, nil
+	return &driftMemo{differences: c.differences, rewritten: c.rewritten, at: c.at, took: c.took}, nil
 }
 
 // mostFixes is for how many differences a status derives statements: there is more
@@ -77,10 +84,15 @@ const mostFixes = 100
 // is recent enough for a status, with what brings the new server in line. whole
 // says that start has restored everything. It changes nothing.
 func (m *Move) Drift(ctx context.Context, whole bool) (*Drift, error) {
-	differences, at, took, err := m.recent(ctx)
+	seen, err := m.recent(ctx)
 	if err != nil {
 		return nil, err
 	}
+	apply, err := m.inLine(ctx)
+	if err != nil {
+		return nil, err
+	}
+	differences := seen.differences
 	if !whole {
 		differences = schema.BeforePostData(differences)
 	}
@@ -88,7 +100,10 @@ func (m *Move) Drift(ctx context.Context, whole bool) (*Drift, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Drift{Differences: make([]Drifted, 0, len(differences)), At: at, Took: took.Seconds()}
+	d := &Drift{
+		Differences: make([]Drifted, 0, len(differences)), At: seen.at, Took: seen.took.Seconds(),
+		Rewritten: seen.rewritten, Apply: apply,
+	}
 	for _, f := range fixes {
 		d.Differences = append(d.Differences, drifted(f))
 	}
@@ -167,15 +182,62 @@ func (m *Move) restored(ctx context.Context, whole bool) error {
 
 // SchemaDiff lists what differs between the schemas of both servers.
 func (m *Move) SchemaDiff(ctx context.Context) ([]schema.Difference, error) {
+	differences, _, err := m.compareSchemas(ctx)
+	return differences, err
+}
+
+// compareSchemas lists what differs, and the tables in scope that old has written
+// anew since they were copied.
+func (m *Move) compareSchemas(ctx context.Context) ([]schema.Difference, []publisher.Table, error) {
 	old, new, err := m.fingerprints(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	b, err := m.baseline(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return b.Compare(old, new), nil
+	var rewritten []publisher.Table
+	for _, t := range b.Rewritten(old) {
+		if m.scope.Match(t[0], t[1]) {
+			rewritten = append(rewritten, publisher.Table{Schema: t[0], Name: t[1]})
+		}
+	}
+	return m.inScope(b.Compare(old, new)), rewritten, nil
+}
+
+// inScope leaves out what was replaced of tables whose rows are not moved.
+func (m *Move) inScope(differences []schema.Difference) []schema.Difference {
+	return slices.DeleteFunc(differences, func(d schema.Difference) bool {
+		return d.What == schema.Replaced && !m.scope.Match(d.Table())
+	})
+}
+
+// Rewritten warns, before a cutover, of tables that old has written anew since
+// they were copied: nobody can tell from outside whether with other values. It is
+// empty when there are none.
+func (m *Move) Rewritten(ctx context.Context) (string, error) {
+	seen, err := m.recent(ctx)
+	if err != nil {
+		return "", err
+	}
+	return rewrittenText(seen.rewritten), nil
+}
+
+func rewrittenText(tables []publisher.Table) string {
+	if len(tables) == 0 {
+		return ""
+	}
+	names := make([]string, 0, maxShown+1)
+	for i, t := range tables {
+		if i == maxShown {
+			names = append(names, fmt.Sprintf("and %d more", len(tables)-i))
+			break
+		}
+		names = append(names, t.String())
+	}
+	return "rewritten on old since start, by VACUUM FULL, CLUSTER, TRUNCATE or ALTER TABLE: " + strings.Join(names, ", ") +
+		"; if it was ALTER TABLE with new values (ALTER COLUMN ... TYPE ... USING), the rows differ on new"
 }
 
 // fingerprints reads both servers at the same time.
@@ -194,11 +256,40 @@ func (m *Move) schemaGate(ctx context.Context, d state.Direction) error {
 	if err != nil {
 		return err
 	}
-	return schemaVerdict(differences, d)
+	if d == state.Back {
+		return schemaVerdict(goingBack(differences), backInLine)
+	}
+	apply, err := m.inLine(ctx)
+	if err != nil {
+		return err
+	}
+	return schemaVerdict(differences, apply)
 }
 
-// schemaVerdict is what a gate says of differences.
-func schemaVerdict(differences []schema.Difference, d state.Direction) error {
+// goingBack leaves out what was replaced on old: it is new's rows that go back.
+func goingBack(differences []schema.Difference) []schema.Difference {
+	return slices.DeleteFunc(slices.Clone(differences), func(d schema.Difference) bool { return d.What == schema.Replaced })
+}
+
+// backInLine is what to do about differences before a rollback.
+const backInLine = "bring the old server's schema in line with the new one's, or, to go back and leave behind what is only on new, run: pgcutover rollback --leave-behind"
+
+// inLine says what brings the new server in line: start --sync-schema until the
+// first cutover, which knows the stream that start has made only.
+func (m *Move) inLine(ctx context.Context) (string, error) {
+	pos, err := state.Locate(ctx, m.Old, m.New)
+	if err != nil {
+		return "", err
+	}
+	if pos.Forward == 0 {
+		return "pgcutover start --sync-schema", nil
+	}
+	return "run on the new server by hand, after set default_transaction_read_only = off, the statements that pgcutover status shows (start --sync-schema is for the time before the first cutover); " +
+		"for tables that were made or replaced: pgcutover abort, then start", nil
+}
+
+// schemaVerdict is what a gate says of differences, and of what brings them in line.
+func schemaVerdict(differences []schema.Difference, apply string) error {
 	if len(differences) == 0 {
 		return nil
 	}
@@ -210,9 +301,9 @@ func schemaVerdict(differences []schema.Difference, d state.Direction) error {
 		}
 		text = append(text, d.String())
 	}
-	advice := "see what brings the new server in line: pgcutover status; to apply it: pgcutover start --sync-schema"
-	if d == state.Back {
-		advice = "bring the old server's schema in line with the new one's, or, to go back and leave behind what is only on new, run: pgcutover rollback --leave-behind"
+	advice := apply
+	if apply != backInLine {
+		advice = "see what brings the new server in line: pgcutover status; to apply it: " + apply
 	}
 	return cutover.Blocked(advice, "the schemas differ: "+strings.Join(text, "; "))
 }

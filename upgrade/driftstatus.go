@@ -23,6 +23,9 @@ func (m *Move) drifts(ctx context.Context, s *Status, next string, more bool) (e
 		return nil
 	}
 	s.Drift, err = m.Drift(ctx, !more || !slices.Contains(beforeIndex, next))
+	if err == nil && len(s.Drift.Rewritten) > 0 {
+		s.Warnings = append(s.Warnings, rewrittenText(s.Drift.Rewritten))
+	}
 	return err
 }
 
@@ -38,11 +41,15 @@ func (m *Move) notDone(s *Status, next string) []string {
 // statusGates are gatesTo with a comparison of the schemas that may be a little
 // older: a status is repeated every two seconds.
 func (m *Move) statusGates(ctx context.Context) error {
-	differences, _, _, err := m.recent(ctx)
+	seen, err := m.recent(ctx)
 	if err != nil {
 		return err
 	}
-	return errors.Join(m.gatesTo(ctx, state.Forward, true), schemaVerdict(differences, state.Forward))
+	apply, err := m.inLine(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(m.gatesTo(ctx, state.Forward, true), schemaVerdict(seen.differences, apply))
 }
 
 // mostLines is how many lines of statements are shown for one difference.
@@ -67,7 +74,7 @@ func (s Status) writeDrift(b *strings.Builder) {
 		}
 		d.write(b, "              ")
 	}
-	b.WriteString("              to apply: pgcutover start --sync-schema\n")
+	fmt.Fprintf(b, "              to apply: %s\n", s.Drift.Apply)
 }
 
 // write shows one difference and what brings new in line.

@@ -143,7 +143,7 @@ func (m *Move) record(ctx context.Context) (*state.Move, error) {
 	}
 	for _, s := range []*pg.Server{m.Old, m.New} {
 		if err := state.Create(ctx, s, *now); err != nil {
-			return nil, err
+			return nil, state.WayOut(ctx, err, m.Old, m.New)
 		}
 	}
 	mended, err := state.ReadMended(ctx, m.Old)

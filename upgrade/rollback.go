@@ -30,11 +30,11 @@ func (m *Move) NotGoingBack(ctx context.Context) ([]string, error) {
 	for _, t := range missing {
 		out = append(out, fmt.Sprintf("table %s: made on new since the cutover; its rows stay there", t))
 	}
-	differences, _, _, err := m.recent(ctx)
+	seen, err := m.recent(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for _, d := range differences {
+	for _, d := range goingBack(seen.differences) {
 		out = append(out, "schema: "+d.String())
 	}
 	if m.Old.Major() < 11 {

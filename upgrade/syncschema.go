@@ -1,6 +1,7 @@
 package upgrade
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -70,7 +71,8 @@ func (m *Move) SyncSchema(ctx context.Context, ask func(SyncPlan) error) (SyncRe
 // schemaSync is one run of SyncSchema.
 type schemaSync struct {
 	*Move
-	whole  bool // start has restored everything
+	whole  bool          // start has restored everything
+	still  time.Duration // in place of standstill, when not 0
 	ask    func(SyncPlan) error
 	report *SyncReport
 }
@@ -91,9 +93,16 @@ func (m *Move) newSync(ctx context.Context) (*schemaSync, error) {
 	if err != nil {
 		return nil, err
 	}
-	if pos.Forward != 0 {
+	switch {
+	case pos.Serving() == pg.New:
 		return nil, hint.With(errors.New("this move has been cut over: the new server serves, and its schema is the one that counts"),
 			"what a rollback would leave on new: pgcutover status")
+	case pos.Forward != 0:
+		apply, err := m.inLine(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return nil, hint.With(errors.New("this move has been cut over and rolled back: the old server serves, through a stream that --sync-schema does not know"), apply)
 	}
 	if err := m.cutover(*recorded).Interrupted(ctx); err != nil && !errors.Is(err, cutover.ErrAlreadyDone) {
 		return nil, err
@@ -158,7 +167,7 @@ func (y *schemaSync) look(ctx context.Context) (*syncRound, error) {
 	if r.baseline, err = y.baseline(ctx); err != nil {
 		return nil, err
 	}
-	differences := r.baseline.Compare(old, new)
+	differences := y.inScope(r.baseline.Compare(old, new))
 	if !y.whole {
 		differences = schema.BeforePostData(differences)
 	}
@@ -183,6 +192,7 @@ func (y *schemaSync) look(ctx context.Context) (*syncRound, error) {
 		return nil, err
 	}
 	r.publish, _ = publisher.Compare(want, published)
+	r.publish = slices.DeleteFunc(r.publish, func(t publisher.Table) bool { return replacedTable(differences, t) })
 	if len(r.fixes) == 0 { // nothing more will be made: what is not on new cannot be copied
 		if r.publish, err = y.onNew(ctx, r.publish); err != nil {
 			return nil, err
@@ -190,6 +200,15 @@ func (y *schemaSync) look(ctx context.Context) (*syncRound, error) {
 	}
 	r.stale, err = y.stale(ctx, published)
 	return r, err
+}
+
+// replacedTable reports whether new has another table's rows by that name: taking
+// the table into the stream would give it changes to rows that it does not have.
+func replacedTable(differences []schema.Difference, t publisher.Table) bool {
+	return slices.ContainsFunc(differences, func(d schema.Difference) bool {
+		in, name := d.Table()
+		return d.What == schema.Replaced && in == t.Schema && name == t.Name
+	})
 }
 
 // stale reports whether the subscription's tables are not the publication's and
@@ -239,10 +258,19 @@ func (y *schemaSync) round(ctx context.Context, r *syncRound) error {
 	if err := y.publish(ctx, r); err != nil {
 		return err
 	}
-	if err := y.seen(ctx); err != nil {
+	applied, err := y.seen(ctx)
+	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(r.fixes, func(f schema.Fix) bool { return f.Contract }) {
+	contract := func(f schema.Fix) bool { return f.Contract }
+	switch takesAway := slices.ContainsFunc(r.fixes, contract); {
+	case takesAway && !applied:
+		// What comes late may be what new waits for; the next round tries again.
+		early := len(r.fixes)
+		if r.fixes = slices.DeleteFunc(r.fixes, contract); len(r.fixes) == 0 {
+			return y.behind(early)
+		}
+	case takesAway:
 		if err := y.paused(ctx, func() error { return y.contract(ctx, r) }); err != nil {
 			return err
 		}
@@ -251,7 +279,7 @@ func (y *schemaSync) round(ctx context.Context, r *syncRound) error {
 		}
 	}
 	if y.whole { // otherwise start waits for the tables, and restores the rest
-		if err := subscriber.WaitReady(ctx, y.New, y.first(), func(text string) { y.progress("copy", text) }); err != nil {
+		if err := subscriber.WaitReady(ctx, y.New, y.first(), y.copyWatch(), func(text string) { y.progress("copy", text) }); err != nil {
 			return err
 		}
 		if err := y.paused(ctx, func() error { return y.late(ctx, r, choice) }); err != nil {
@@ -259,6 +287,12 @@ func (y *schemaSync) round(ctx context.Context, r *syncRound) error {
 		}
 	}
 	return y.settle(ctx, r)
+}
+
+// behind is the error when what is to be taken away has to wait.
+func (y *schemaSync) behind(n int) error {
+	return hint.With(fmt.Errorf("%w: %d things that old has dropped or renamed are kept on the new server: rows that old wrote before that still have them, the new server has not applied these, and has come no further for %s", ErrDrift, n, y.patience()),
+		"see what the stream waits for: pgcutover status; when it goes on, run again: pgcutover start --sync-schema")
 }
 
 // publish closes new tables for clients and takes them into the stream.
@@ -318,16 +352,16 @@ func (y *schemaSync) onNew(ctx context.Context, tables []publisher.Table) ([]pub
 // more: a missing primary key, for one, is what it waits for itself.
 const standstill = 20 * time.Second
 
-// seen waits until new has applied what old has written so far. What the apply
-// worker has received counts: it applies one message before it reads the next, and
-// confirms less often.
-func (y *schemaSync) seen(ctx context.Context) error {
+// seen waits until new has applied what old has written so far, and reports whether
+// it has. What the apply worker has received counts: it applies one message before
+// it reads the next, and confirms less often.
+func (y *schemaSync) seen(ctx context.Context) (all bool, err error) {
 	now, err := publisher.ReadLag(ctx, y.Old, y.first())
 	if err != nil {
-		return err
+		return false, err
 	}
 	last, moved := now.Replayed, time.Now()
-	return pg.Wait(ctx, "the new server to catch up", 100*time.Millisecond, 0, func(text string) { y.progress("catch-up", text) },
+	err = pg.Wait(ctx, "the new server to catch up", 100*time.Millisecond, 0, func(text string) { y.progress("catch-up", text) },
 		func(ctx context.Context) (bool, string, error) {
 			lag, err := publisher.ReadLag(ctx, y.Old, y.first())
 			if err != nil {
@@ -341,21 +375,28 @@ func (y *schemaSync) seen(ctx context.Context) error {
 			if err != nil {
 				return false, "", fmt.Errorf("reading the apply worker's position: %w", err)
 			}
-			if lag.Replayed > last {
-				last, moved = lag.Replayed, time.Now()
+			if further := max(lag.Replayed, received); further > last {
+				last, moved = further, time.Now()
 			}
-			done := lag.Replayed >= now.Current || lag.Connected && received >= now.Current
-			return done || time.Since(moved) > standstill, fmt.Sprintf("%d bytes behind", lag.Bytes), nil
+			all = lag.Replayed >= now.Current || lag.Connected && received >= now.Current
+			return all || time.Since(moved) > y.patience(), fmt.Sprintf("%d bytes behind", lag.Bytes), nil
 		})
+	return all, err
 }
+
+func (y *schemaSync) patience() time.Duration { return cmp.Or(y.still, standstill) }
 
 // settle records what means the same from now on.
 func (y *schemaSync) settle(ctx context.Context, r *syncRound) error {
 	for _, f := range r.fixes {
 		y.report.Applied = append(y.report.Applied, drifted(f))
 	}
-	if r.baseline == nil || !y.whole {
+	if r.baseline == nil {
 		return nil
+	}
+	if !y.whole {
+		r.baseline.Remade(r.old, r.fixes)
+		return state.SetBaseline(ctx, y.New, r.baseline)
 	}
 	new, err := schema.Fingerprint(ctx, y.New)
 	if err != nil {

@@ -184,8 +184,8 @@ func wantInLine(t *testing.T, m *Move, oldURL, newURL string) {
 	}
 	c.Gates = gates
 	pgtest.Exec(t, oldURL, `insert into public.customer (mail) values ('after')`, `update public.item set extra = 'new' where id = 3`)
-	if err := (&schemaSync{Move: m}).seen(t.Context()); err != nil {
-		t.Fatal(err)
+	if all, err := (&schemaSync{Move: m}).seen(t.Context()); err != nil || !all {
+		t.Fatal(all, err)
 	}
 	old, new := pgtest.Value[string](t, oldURL, shopRowsSQL), pgtest.Value[string](t, newURL, shopRowsSQL)
 	if old != new {
