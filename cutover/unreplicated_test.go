@@ -177,7 +177,7 @@ func TestUnreplicatedObjectsInUse(t *testing.T) {
 		if _, err := reader.Exec(t.Context(), "begin; select lo_get(oid) from pg_largeobject_metadata limit 1"); err != nil {
 			t.Fatal(err)
 		}
-		m.Options.Cutover.LockTimeout, m.Options.Cutover.Attempts = 30*time.Millisecond, 3
+		m.Options.Cutover.LockTimeout, m.Options.Cutover.Attempts = 300*time.Millisecond, 4
 		err := m.cutover(t).Run(t.Context(), t.Context())
 		if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("session %d", reader.PgConn().PID())) || !strings.Contains(err.Error(), "RowExclusiveLock on pg_largeobject") {
 			t.Errorf("%v, hint %q", err, hint.Of(err))
