@@ -253,7 +253,7 @@ func (f *freezing) expired(ctx context.Context, err error) error {
 func (f *freezing) giveUp(found []blocker.Session) error {
 	err := fmt.Errorf("freezing writes on the %s server: %w for %s (%d attempts of %s): %s", f.lease.server.Side(), ErrNotFrozen,
 		time.Since(f.began).Round(time.Millisecond), f.result.Attempts, f.lockTimeout, blocker.Describe(found))
-	if errors.Is(f.refused, errObjectsBusy) && len(found) == 0 {
+	if errors.Is(f.refused, errObjectsBusy) { // whoever holds the gate now was not in the way
 		err = fmt.Errorf("freezing writes on the %s server: %w for %s (%d attempts of %s): %w", f.lease.server.Side(), ErrNotFrozen,
 			time.Since(f.began).Round(time.Millisecond), f.result.Attempts, f.lockTimeout, f.refused)
 	}
