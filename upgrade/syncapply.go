@@ -162,20 +162,19 @@ func (y *schemaSync) late(ctx context.Context, r *syncRound, c *chosen) error {
 // noBodiesSQL lets functions be made whose bodies need what comes later.
 const noBodiesSQL = `set local check_function_bodies = off`
 
-// quietSQL keeps event triggers that came with the schema away: one that writes
-// would be refused by the fence.
-const quietSQL = `
-select set_config('session_replication_role', 'replica', true)
-  from pg_roles
- where rolname = current_user and rolsuper`
-
 // apply runs statements in one transaction.
 func (y *schemaSync) apply(ctx context.Context, conn *pgx.Conn, f schema.Fix, statements []string) error {
 	if len(statements) == 0 {
 		return nil
 	}
 	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		for _, sql := range slices.Concat([]string{noBodiesSQL, quietSQL}, statements) {
+		// Event triggers that came with the schema stay away: one that writes would
+		// be refused by the fence.
+		before := []string{noBodiesSQL}
+		for _, setting := range y.New.QuietSettings() {
+			before = append(before, "set local "+setting)
+		}
+		for _, sql := range slices.Concat(before, statements) {
 			if _, err := tx.Exec(ctx, sql); err != nil {
 				return fmt.Errorf("running %q on the new server: %w", sql, y.New.Redacted(err))
 			}
