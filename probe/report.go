@@ -3,6 +3,7 @@ package probe
 import (
 	"fmt"
 	"io"
+	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -101,13 +102,17 @@ func (r *Report) lengthen(round Round) {
 	last := &r.Outages[len(r.Outages)-1]
 	if !last.From.Equal(*round.Since) { // one too many to keep
 		if round.OK {
-			r.UnavailableMS += round.FailingMS
+			r.UnavailableMS = microseconds(r.UnavailableMS + round.FailingMS)
 		}
 		return
 	}
-	r.UnavailableMS += round.FailingMS - last.LastedMS
+	r.UnavailableMS = microseconds(r.UnavailableMS + round.FailingMS - last.LastedMS)
 	last.LastedMS, last.Rounds, last.Over = round.FailingMS, round.FailedRounds, round.OK
 }
+
+// microseconds rounds a sum of milliseconds to whole microseconds, as its terms
+// are: otherwise the report says 84.22400000000002 where a round says 84.224.
+func microseconds(ms float64) float64 { return math.Round(ms*1000) / 1000 }
 
 // WriteText writes the report for people.
 func (r Report) WriteText(w io.Writer) error {
