@@ -18,64 +18,6 @@ func (s settingFacts) number() float64 {
 	return n
 }
 
-// vacuumCost is how much a vacuum by itself may spend in a second, in units of
-// vacuum_cost_limit: by default 10,000 before 12, and 100,000 since. A page that
-// it makes dirty costs 20, so that the former is 4 MB/s of work, the latter 40.
-// Postgres manual: 19.10.2, Cost-based Vacuum Delay.
-const vacuumCost = 100_000
-
-// checkAutovacuum looks at new: what arrives while it catches up leaves dead
-// rows as fast as on old, and they wait for vacuum there too.
-func checkAutovacuum(ctx context.Context, p *Pair) ([]Finding, error) {
-	have, err := readSettings(ctx, p.New, "autovacuum", "track_counts", "autovacuum_naptime", "autovacuum_vacuum_scale_factor",
-		"autovacuum_vacuum_cost_limit", "vacuum_cost_limit", "autovacuum_vacuum_cost_delay", "vacuum_cost_delay")
-	if err != nil {
-		return nil, err
-	}
-	return autovacuumFindings(have), nil
-}
-
-func autovacuumFindings(have map[string]settingFacts) []Finding {
-	var found []Finding
-	for _, name := range []string{"autovacuum", "track_counts"} {
-		if have[name].Setting == "off" {
-			found = append(found, Finding{
-				ID: "autovacuum.off", Severity: Warning, Server: string(pg.New), Object: name,
-				Seen: name + " is off on new",
-				Why:  "Nothing removes the dead rows that the catch-up leaves, and no statistics are gathered: tables bloat, and plans go by what start has measured.",
-			}.setTo(name, "on", false))
-		}
-	}
-	limit, delay := have["autovacuum_vacuum_cost_limit"].number(), have["autovacuum_vacuum_cost_delay"].number()
-	if limit < 0 {
-		limit = have["vacuum_cost_limit"].number()
-	}
-	if delay < 0 {
-		delay = have["vacuum_cost_delay"].number()
-	}
-	if delay > 0 && limit*1000/delay < vacuumCost {
-		found = append(found, Finding{
-			ID: "autovacuum.timid", Severity: Warning, Server: string(pg.New), Object: "autovacuum_vacuum_cost_limit",
-			Seen: fmt.Sprintf("cost limit %g, delay %g ms: vacuum may dirty %s a second", limit, delay, bytes(int64(limit*1000/delay/20*8192))),
-			Why:  "Vacuum does not keep up with a stream that writes more than that: tables bloat while new catches up.",
-		}.mended("ALTER SYSTEM SET autovacuum_vacuum_cost_limit = 1000;\nALTER SYSTEM SET autovacuum_vacuum_cost_delay = 2;\nSELECT pg_reload_conf();"))
-	}
-	if nap := have["autovacuum_naptime"].number(); nap > 300 {
-		found = append(found, rareFinding("autovacuum_naptime", fmt.Sprintf("autovacuum_naptime is %g s", nap), "'1min'"))
-	}
-	if scale := have["autovacuum_vacuum_scale_factor"].number(); scale > 0.4 {
-		found = append(found, rareFinding("autovacuum_vacuum_scale_factor", fmt.Sprintf("autovacuum_vacuum_scale_factor is %g", scale), "0.1"))
-	}
-	return found
-}
-
-func rareFinding(name, seen, value string) Finding {
-	return Finding{
-		ID: "autovacuum.rare", Severity: Note, Server: string(pg.New), Object: name, Seen: seen + " on new",
-		Why: "Vacuum comes seldom: a large part of a table is dead rows before it does.",
-	}.setTo(name, value, false)
-}
-
 const databaseSizeSQL = `select pg_database_size(current_database())`
 
 // What a server is advised to have for loading many rows.

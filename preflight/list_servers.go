@@ -58,7 +58,7 @@ func serverChecks() []Check {
 		},
 		{"server-libraries", Servers, "the new server loads the libraries of the old one", []string{"preload.missing"}, checkServerLibraries},
 		{"locks", Servers, "the lock table has room for all tables", []string{"locks.room"}, checkLocks},
-		{"autovacuum", Servers, "autovacuum on the new server keeps up", []string{"autovacuum.off", "autovacuum.timid", "autovacuum.rare"}, checkAutovacuum},
+		{"autovacuum", Servers, "autovacuum on the new server keeps up", []string{"autovacuum.off", "autovacuum.timid", "autovacuum.workers", "autovacuum.rare"}, checkAutovacuum},
 		{"bulk", Servers, "the new server is set to load many rows", []string{"bulk.max-wal-size", "bulk.maintenance-work-mem"}, checkBulk},
 		{"checksums", Servers, "the new cluster guards its pages as the old one does", []string{"checksums.off"}, checkChecksums},
 		{"durability", Servers, "fsync and full_page_writes are on", durabilityIDs, durabilityCheck(Warning)},

@@ -16,6 +16,7 @@ var withoutTrap = map[string]string{
 	"transactions.long":              "TestLongTransactions: a session ends when it ends",
 	"vacuum.running":                 "TestVacuum: a VACUUM that takes its time",
 	"checksums.off":                  "TestChecksums: the pair the other way round",
+	"autovacuum.workers":             "TestVacuumWorkers: tables of many gigabytes",
 	"clients.missing":                "TestClients: programs of this machine",
 	"connections.limit":              "TestConnectionLimits: the tool's role must be no superuser",
 	"identity.same-cluster":          "TestSameServer: one server only",

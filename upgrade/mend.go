@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -62,14 +63,19 @@ func (m *Move) Mend(ctx context.Context, findings []preflight.Finding) (done []s
 	return done, err
 }
 
-// mend makes one change. That of old is one with its record; one of new is
-// recorded before, since what is taken back twice does no harm.
+// mend makes one change. That of old is one with its record; one of new, and one
+// that no transaction can make, is recorded before, since what is taken back twice
+// does no harm.
 func (m *Move) mend(ctx context.Context, one state.Mended) error {
-	if one.Server == pg.New {
+	if one.Server == pg.New || ofSystem(one.Fix) {
 		if err := state.Tx(ctx, m.Old, mendLockTimeout, func(tx pgx.Tx) error { return one.Remember(ctx, tx) }); err != nil {
 			return err
 		}
-		return patiently(ctx, m.New, func(tx pgx.Tx) error { return run(ctx, tx, one.Fix) })
+		s := m.Old
+		if one.Server == pg.New {
+			s = m.New
+		}
+		return carryOut(ctx, s, one.Fix)
 	}
 	return patiently(ctx, m.Old, func(tx pgx.Tx) error {
 		if err := one.Remember(ctx, tx); err != nil {
@@ -77,6 +83,27 @@ func (m *Move) mend(ctx context.Context, one state.Mended) error {
 		}
 		return run(ctx, tx, one.Fix)
 	})
+}
+
+// ofSystem tells that a text changes the server's own settings: statements that
+// refuse to run in a transaction.
+func ofSystem(sql string) bool { return strings.HasPrefix(sql, "ALTER SYSTEM ") }
+
+// carryOut runs a text in one transaction or, where that is refused, statement by
+// statement.
+func carryOut(ctx context.Context, s *pg.Server, sql string) error {
+	if !ofSystem(sql) {
+		return patiently(ctx, s, func(tx pgx.Tx) error { return run(ctx, tx, sql) })
+	}
+	for one := range strings.SplitSeq(sql, ";") { // no value of these texts has one
+		if one = strings.TrimSpace(one); one == "" {
+			continue
+		}
+		if _, err := s.Pool().Exec(ctx, one); err != nil {
+			return s.Redacted(err)
+		}
+	}
+	return nil
 }
 
 // run executes a text of one or several statements.
@@ -110,7 +137,7 @@ func (r *remover) unmend(ctx context.Context) (any, error) {
 	}
 	for _, one := range all {
 		for _, s := range concerned(one, servers) {
-			if err := gone(patiently(ctx, s, func(tx pgx.Tx) error { return run(ctx, tx, one.Undo) })); err != nil {
+			if err := gone(carryOut(ctx, s, one.Undo)); err != nil {
 				return nil, hint.With(fmt.Errorf("taking back %q on the %s server: %w", one.Fix, s.Side(), err), "run it by hand: "+one.Undo)
 			}
 		}
