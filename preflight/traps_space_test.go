@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -94,5 +95,6 @@ func busyWriter(t *testing.T, w *world) {
 		<-done
 		pg.Close(context.WithoutCancel(ctx), conn)
 	})
-	w.Settings.WALWarn = 1
+	// Long enough for the writer to come to its turn on a loaded machine.
+	w.Settings.WALWarn, w.Settings.Sample = 1, time.Second
 }
