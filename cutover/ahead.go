@@ -43,7 +43,7 @@ const busyBound = 5 * time.Second
 type aheadFacts struct {
 	Triggers int             `json:"triggers"`
 	Ended    []blocker.Ended `json:"ended,omitempty"` // sessions that were in the way
-	Given    given           `json:"given,omitempty"`
+	Given    Given           `json:"given,omitempty"`
 	// Refreshed are the materialized views on new.
 	Refreshed *schema.Refreshed `json:"refreshed,omitempty"`
 }

@@ -91,11 +91,11 @@ type Cutover struct {
 	given     []sequences.Change // what the target's sequences were set to
 	asked     *planned           // what the plan is filled in with; nil before it was asked for
 	assumed   *assumed           // by a plan that is ahead of its time
-	reader    *sequenceReader
-	reading   *reading       // the source's sequences, read beside the drain
-	rest      rest           // what logical replication does not carry
-	closed    *closed        // what the lease's COMMIT will make true, done beside the drain
-	opening   *fence.Opening // of the target, for the decision; nil when it could not be prepared
+	reader    *sequences.Readers // of the source
+	reading   *reading           // the source's sequences, read beside the drain
+	rest      rest               // what logical replication does not carry
+	closed    *closed            // what the lease's COMMIT will make true, done beside the drain
+	opening   *fence.Opening     // of the target, for the decision; nil when it could not be prepared
 	frozenAt  time.Time
 	pause     time.Duration
 	decided   bool // known from old: COMMIT answered, or the row was read there

@@ -42,7 +42,7 @@ type pauseFacts struct {
 	Poolers []string `json:"poolers,omitempty"`
 	TookMS  float64  `json:"took_ms"`
 	// Again are the sequences that were set again before the poolers were paused.
-	Again given `json:"again,omitempty"`
+	Again Again `json:"again,omitempty"`
 }
 
 // pausePoolers pauses all of them or none. A pooler, unlike a lock, stays paused

@@ -11,7 +11,6 @@ import (
 
 	"github.com/pgcutover/pgcutover/internal/hint"
 	"github.com/pgcutover/pgcutover/internal/journal"
-	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/state"
 	"github.com/pgcutover/pgcutover/internal/step"
 	"github.com/pgcutover/pgcutover/sequences"
@@ -66,7 +65,7 @@ func (c *Cutover) setSequencesAhead(ctx context.Context) error {
 // sequenceFacts are what was set in the pause, or after the switch.
 type sequenceFacts struct {
 	Read  int     `json:"read"`
-	Again given   `json:"again,omitempty"`
+	Again Again   `json:"again,omitempty"`
 	TookM float64 `json:"took_ms"`
 }
 
@@ -85,33 +84,26 @@ func (c *Cutover) setSequencesAgain(ctx context.Context) (any, error) {
 	return sequenceFacts{Read: len(c.given), Again: again, TookM: ms(time.Since(began))}, nil
 }
 
-// sequenceReader is the session in which the source's sequences are read while
-// clients wait.
-type sequenceReader struct {
-	*sequences.Reader
-	conn *pgx.Conn
-}
-
-// meetSequences opens that session, unless it is there: reading them in it is
-// quick only from the second time on.
+// meetSequences opens the sessions in which the source's sequences are read while
+// clients wait, unless they are there: reading them is quick only from the second
+// time on.
 func (c *Cutover) meetSequences(ctx context.Context) error {
-	if c.reader != nil && !c.reader.conn.IsClosed() {
-		return nil
+	var err error
+	if c.reader != nil {
+		err = c.reader.Renew(ctx)
+	} else {
+		c.reader, err = sequences.NewReaders(ctx, sequences.Source{
+			Connect: func(ctx context.Context) (*pgx.Conn, error) { return c.source().Connect(ctx, "sequences", nil) },
+			Rest:    c.source().Pool(), Version: c.source().Version(),
+		}, c.refs())
 	}
-	conn, err := c.source().Connect(ctx, "sequences", nil)
 	if err != nil {
-		return err
-	}
-	reader, err := sequences.NewReader(ctx, conn, c.source().Version(), c.refs())
-	if err != nil {
-		pg.Close(ctx, conn)
 		return fmt.Errorf("on the %s server: %w", c.Direction.Source(), err)
 	}
-	c.reader = &sequenceReader{reader, conn}
 	return nil
 }
 
-// leaveSequences ends the session, and whatever is being read in it.
+// leaveSequences ends the sessions, and whatever is being read in them.
 func (c *Cutover) leaveSequences(ctx context.Context) {
 	if c.reading != nil {
 		c.reading.cancel()
@@ -119,7 +111,7 @@ func (c *Cutover) leaveSequences(ctx context.Context) {
 		c.reading = nil
 	}
 	if c.reader != nil {
-		pg.Close(ctx, c.reader.conn)
+		c.reader.Close(ctx)
 		c.reader = nil
 	}
 }
@@ -147,7 +139,7 @@ func (c *Cutover) readSequences(ctx context.Context) {
 	go func() {
 		defer cancel()
 		defer close(r.done)
-		if before != nil { // the session does one thing at a time
+		if before != nil { // the sessions do one thing at a time
 			<-before.done
 		}
 		r.values, r.err = read()
@@ -183,14 +175,14 @@ func (c *Cutover) refs() []sequences.Ref {
 // followSequences sets those sequences on the target again that have fewer than
 // reserve numbers left of what they were given.
 func (c *Cutover) followSequences(ctx context.Context, now []sequences.Value, reserve int64) ([]sequences.Change, error) {
-	again := sequences.Outran(now, c.given, c.Settings.Margin, reserve)
+	again := sequences.OutranTo(c.Direction.Target(), now, c.given, c.Settings.Margin, reserve)
 	if len(again) == 0 {
 		return nil, nil
 	}
 	if _, err := sequences.Apply(ctx, c.target().Pool(), again, sequences.Options{Fast: true, Settings: c.target().QuietSettings()}); err != nil {
 		return nil, fmt.Errorf("on the %s server: %w", c.Direction.Target(), err)
 	}
-	c.given = sequences.Merge(c.given, again)
+	Given(c.given).follow(again)
 	return again, nil
 }
 
@@ -228,6 +220,6 @@ func (c *Cutover) remember(log *journal.Log) error {
 	if _, err := log.Facts("sequences", &again); err != nil {
 		return err
 	}
-	c.given = sequences.Merge(sequences.Merge(ahead.Given, before.Again), again.Again)
+	c.given = ahead.Given.complete(before.Again).complete(again.Again)
 	return nil
 }

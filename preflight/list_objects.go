@@ -5,7 +5,7 @@ var (
 	largeObjectIDs = []string{"not-carried.large-object"}
 	transactionIDs = []string{"transactions.prepared", "transactions.prepared-possible", "transactions.long"}
 	vacuumIDs      = []string{"vacuum.running"}
-	neighbourIDs   = []string{"neighbours.publication", "neighbours.publication-state", "neighbours.subscription", "neighbours.subscription-state", "neighbours.subscription-writes", "neighbours.slot-consumer", "neighbours.slot-inactive", "neighbours.slot-lagging"}
+	neighbourIDs   = []string{"neighbours.publication", "neighbours.publication-state", "neighbours.published-sequences", "neighbours.sequence-sync", "neighbours.subscription", "neighbours.subscription-state", "neighbours.subscription-writes", "neighbours.slot-consumer", "neighbours.slot-inactive", "neighbours.slot-lagging"}
 	roleSettingIDs = []string{"role-settings.replica", "role-settings.read-only-off", "role-settings.read-only-database", "role-settings.replica-right"}
 )
 

@@ -20,7 +20,7 @@ select s.subname::text as name, s.subenabled as enabled,
       from pg_stat_subscription st
       join pg_subscription_rel r on r.srsubid = st.subid
   ) w on w.subname = s.subname
-  left join pg_class c on c.oid = w.srrelid
+  left join pg_class c on c.oid = w.srrelid and c.relkind <> 'S'
   left join pg_namespace n on n.oid = c.relnamespace
  where s.subdbid = (select oid from pg_database where datname = current_database())
    and s.subname <> $1 and left(s.subname::text, length($1) + 1) <> $1 || '_'
@@ -63,7 +63,8 @@ type slotRow struct {
 // neighboursCheck looks at the replication of others. A subscription on old
 // that writes tables in scope gets severity: its apply worker passes every
 // trigger and would write on after the decision. With Blocker, at the cutover,
-// nothing else is reported but what brings rows of schema pgcutover.
+// nothing else is reported but what brings rows of schema pgcutover, or sets
+// sequences.
 func neighboursCheck(severity Severity) func(context.Context, *Pair) ([]Finding, error) {
 	return func(ctx context.Context, p *Pair) ([]Finding, error) {
 		found, err := oldSubscriptions(ctx, p, severity)
@@ -72,7 +73,17 @@ func neighboursCheck(severity Severity) func(context.Context, *Pair) ([]Finding,
 		}
 		second, err := onBoth(p, func(s *pg.Server) ([]Finding, error) { return secondStreams(ctx, s) })
 		found = append(found, second...)
+		if err != nil {
+			return found, err
+		}
+		synced, err := onBoth(p, func(s *pg.Server) ([]Finding, error) { return sequenceSync(ctx, s, p.ours(s), severity) })
+		found = append(found, synced...)
 		if err != nil || severity == Blocker {
+			return found, err
+		}
+		published, err := publishedSequences(ctx, p.Old)
+		found = append(found, published...)
+		if err != nil {
 			return found, err
 		}
 		more, err := onBoth(p, func(s *pg.Server) ([]Finding, error) { return othersOf(ctx, p, s) })

@@ -5,6 +5,7 @@ package preflight
 var withoutTrap = map[string]string{
 	"extensions.superuser":           "TestExtensionNeedsSuperuser",
 	"foreign.mapping":                "TestForeignMapping: the tool's role must be no superuser",
+	"neighbours.published-sequences": "TestPublishedSequences: a column of 19's catalog",
 	"neighbours.slot-consumer":       "TestOthersSlots: somebody must read the slot",
 	"neighbours.slot-lagging":        "TestSlotThatLags: a gigabyte of WAL",
 	"neighbours.subscription-state":  "TestOthersCarryTheState: a third server",

@@ -170,6 +170,18 @@ var neighbourTraps = []trap{
 		byHand: onOld(`alter subscription theirs set (slot_name = none)`, `drop subscription theirs`),
 	},
 	{
+		// What 19 would write for a sequence; the worker finds no publisher.
+		finds: "neighbours.sequence-sync", about: `"theirs"`,
+		old: []string{
+			`create subscription theirs connection 'dbname=x' publication p with (connect = false)`,
+			`insert into pg_subscription_rel (srsubid, srrelid, srsubstate, srsublsn)
+				select oid, 'plain_id_seq'::regclass, 'r', '0/1' from pg_subscription where subname = 'theirs'`,
+			`alter subscription theirs enable`,
+		},
+		tidyOld: []string{`alter subscription theirs disable`, `alter subscription theirs set (slot_name = none)`, `drop subscription theirs`},
+		also:    map[string]string{"neighbours.subscription": "the trap is one"},
+	},
+	{
 		finds: "neighbours.slot-inactive", about: `logical replication slot "orphan"`,
 		old:     []string{`select pg_create_logical_replication_slot('orphan', 'pgoutput')`},
 		tidyOld: []string{`select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = 'orphan'`},

@@ -1,53 +1,55 @@
 package sequences
 
 import (
+	"math"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"pgregory.net/rapid"
 
 	"github.com/pgcutover/pgcutover/internal/pgtest"
 )
 
-// TestSetvalLooksAgain lets a sequence move on between Apply's look at it and
-// the statement that sets it.
-func TestSetvalLooksAgain(t *testing.T) {
-	for _, major := range []int{10, 18} {
-		url := pgtest.Database(t, pgtest.Server(t, major))
-		pgtest.Exec(t, url, `create sequence a; create sequence d increment -1; create sequence still`)
-		conn, err := pgx.Connect(t.Context(), url)
-		if err != nil {
-			t.Fatal(err)
+// What the server decides at the moment of the change is what due decides, over the
+// whole range of bigint.
+func TestDueSQL(t *testing.T) {
+	conn, err := pgx.Connect(t.Context(), pgtest.Database(t, pgtest.Server(t, 10)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closed(t, conn) })
+	seen := map[bool]int{}
+	rapid.Check(t, func(rt *rapid.T) {
+		n := Sequence{Increment: edgy().Filter(func(i int64) bool { return i != 0 }).Draw(rt, "increment"), Min: math.MinInt64, Max: math.MaxInt64}
+		n.LastValue = edgy().Draw(rt, "was")
+		if rapid.Bool().Draw(rt, "bounded") {
+			n.Min, n.Max = rapid.Int64Range(-1000, 0).Draw(rt, "min"), rapid.Int64Range(1, 1000).Draw(rt, "max")
 		}
-		all, err := Read(t.Context(), conn, major*10000)
-		if err != nil || len(all) != 3 {
-			t.Fatalf("read %+v, error %v", all, err)
+		in := func(what string) int64 {
+			return rapid.OneOf(rapid.Int64Range(n.Min, n.Max), edgy().Filter(func(i int64) bool { return i >= n.Min && i <= n.Max })).Draw(rt, what)
 		}
-		var changes []Change
-		for i, value := range []int64{50, -50, 50} {
-			changes = append(changes, Change{Ref: all[i].Ref, Old: all[i], New: all[i], Value: value})
+		c := Change{New: n, Value: in("value"), Exhausted: rapid.Bool().Draw(rt, "exhausted"), Wrapped: rapid.Bool().Draw(rt, "wrapped")}
+		if c.Exhausted {
+			c.Value = n.end()
 		}
-		tasks, err := prepare(t.Context(), conn, changes, Options{Fast: true})
-		if err != nil {
-			t.Fatal(err)
+		now := Value{LastValue: in("now"), IsCalled: rapid.Bool().Draw(rt, "called")}
+		var due bool
+		sql := "select " + c.dueSQL() + " from (select $1::bigint as last_value, $2::boolean as is_called) s"
+		if err := conn.QueryRow(t.Context(), sql, now.LastValue, now.IsCalled).Scan(&due); err != nil {
+			rt.Fatalf("%s: %v", sql, err)
 		}
-		var made []Change
-		err = pgx.BeginFunc(t.Context(), conn, func(tx pgx.Tx) error {
-			due, err := lookAgain(t.Context(), tx, tasks)
-			if err != nil || len(due) != 3 {
-				t.Fatalf("due %+v, error %v", due, err)
-			}
-			pgtest.Exec(t, url, `select nextval('a'), nextval('d') from generate_series(1, 60)`)
-			made, err = setAll(t.Context(), tx, due)
-			return err
-		})
-		if err != nil || len(made) != 1 || made[0].Name != "still" {
-			t.Errorf("%d: made %+v, error %v", major, made, err)
+		if due != c.due(now) {
+			rt.Fatalf("at %+v: the server says %t, %t is due: %s", now, due, c.due(now), sql)
 		}
-		if a := pgtest.Value[int64](t, url, `select last_value from a`); a != 60 {
-			t.Errorf("%d: moved back to %d", major, a)
-		}
-		if err := conn.Close(t.Context()); err != nil {
-			t.Error(err)
-		}
+		seen[due]++
+	})
+	if seen[true] == 0 || seen[false] == 0 {
+		t.Errorf("due or not: %v", seen)
+	}
+}
+
+func closed(t *testing.T, conn *pgx.Conn) {
+	if err := conn.Close(t.Context()); err != nil && t.Context().Err() == nil {
+		t.Error(err)
 	}
 }

@@ -6,10 +6,13 @@
 // The parts, each usable by itself:
 //
 //	Read, ReadValues  definitions and exact positions, 10,000 in a fraction of a second
-//	Compare           how the two servers differ (sequences diff)
+//	Compare, AddRows  how the two servers differ from each other and from their rows (sequences diff)
+//	Rooms             how much of the margin is left (status)
 //	Plan              what each sequence on new is to be set to; a pure function
 //	Script            the plan as a script for review and for the record (sequences sql)
 //	Apply             the plan, carried out; never moves a sequence back
+//	Readers           old's positions once more, by several sessions that know the
+//	                  sequences already: the short reading while clients wait
 //	Outran            which sequences have used up what new was given, since
 //
 // # Position

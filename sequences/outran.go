@@ -1,6 +1,10 @@
 package sequences
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/pgcutover/pgcutover/internal/pg"
+)
 
 // Outran returns the changes that are needed because old went on since given
 // was planned. now are old's positions, read again; given are the changes that
@@ -20,13 +24,17 @@ import "fmt"
 //
 // Use Merge to keep the list of what was given up to date.
 func Outran(now []Value, given []Change, margin, reserve int64) []Change {
-	byRef := make(map[Ref]Value, len(now))
-	for _, v := range now {
-		byRef[v.Ref] = v
-	}
+	return OutranTo(pg.New, now, given, margin, reserve)
+}
+
+// OutranTo is Outran for the way to either server, as PlanTo is Plan.
+func OutranTo(target pg.Side, now []Value, given []Change, margin, reserve int64) []Change {
+	w := way{from: target.Other(), to: target}
+	find := finder(now, given)
 	var again []Change
-	for _, g := range given {
-		v, found := byRef[g.Ref]
+	for i := range given {
+		g := &given[i]
+		v, found := find(g.Ref)
 		if !found {
 			continue
 		}
@@ -37,9 +45,9 @@ func Outran(now []Value, given []Change, margin, reserve int64) []Change {
 			needed bool
 		)
 		if o.Cycle && beyond(g.Old.LastValue, v.LastValue, o.Increment) {
-			c, needed = followWrap(o, g, margin)
+			c, needed = w.followWrap(o, *g, margin)
 		} else {
-			c, needed = follow(o, g, margin, reserve)
+			c, needed = w.follow(o, *g, margin, reserve)
 		}
 		if needed {
 			again = append(again, c)
@@ -48,8 +56,38 @@ func Outran(now []Value, given []Change, margin, reserve int64) []Change {
 	return again
 }
 
+// finder returns a function that finds the position of one sequence after the
+// other, as they are in given: usually now has them in that order, and neither a
+// map nor its making is waited for by clients.
+func finder(now []Value, given []Change) func(Ref) (Value, bool) {
+	i := 0
+	for g := range given {
+		if i < len(now) && now[i].Ref == given[g].Ref {
+			i++
+		}
+	}
+	if i == len(now) {
+		i = 0
+		return func(r Ref) (Value, bool) {
+			if i == len(now) || now[i].Ref != r {
+				return Value{}, false
+			}
+			i++
+			return now[i-1], true
+		}
+	}
+	byRef := make(map[Ref]Value, len(now))
+	for _, v := range now {
+		byRef[v.Ref] = v
+	}
+	return func(r Ref) (Value, bool) {
+		v, found := byRef[r]
+		return v, found
+	}
+}
+
 // follow treats a sequence that went on in its direction.
-func follow(o Sequence, g Change, margin, reserve int64) (Change, bool) {
+func (w way) follow(o Sequence, g Change, margin, reserve int64) (Change, bool) {
 	n := g.after()
 	limit, alive := n.next()
 	if !alive {
@@ -61,27 +99,27 @@ func follow(o Sequence, g Change, margin, reserve int64) (Change, bool) {
 	if !outran && free >= wantedSteps(o, reserve) {
 		return Change{}, false
 	}
-	c, problem := forward.decide(o, n, margin)
+	c, problem := w.decide(o, n, margin)
 	switch {
 	case problem != nil && !outran:
 		return Change{}, false
 	case problem != nil:
-		c.Why = "old went on past what new can hold"
-		c.warn("%s: new is set to its end, so that nothing is handed out twice", problem.Text)
+		c.Why = fmt.Sprintf("%s went on past what %s can hold", w.from, w.to)
+		c.warn("%s: %s is set to its end, so that nothing is handed out twice", problem.Text, w.to)
 	case c.Kept:
 		return Change{}, false // no room for the reserve, and new is not outrun
 	}
 	if o.IsCalled && !beyond(limit, o.LastValue, o.Increment) {
 		c.Overlap = &Range{From: limit, To: o.LastValue}
-		c.warn("old has handed out %d to %d, which new was to hand out", limit, o.LastValue)
+		c.warn("%s has handed out %d to %d, which %s was to hand out", w.from, limit, o.LastValue, w.to)
 	}
 	return c, true
 }
 
 // followWrap treats a sequence with CYCLE that began a new cycle on old.
-func followWrap(o Sequence, g Change, margin int64) (Change, bool) {
+func (w way) followWrap(o Sequence, g Change, margin int64) (Change, bool) {
 	n := g.after()
-	c, problem := forward.target(o, n, margin)
+	c, problem := w.target(o, n, margin)
 	if problem != nil {
 		return Change{}, false
 	}
@@ -90,7 +128,7 @@ func followWrap(o Sequence, g Change, margin int64) (Change, bool) {
 	}
 	c.Wrapped = !c.Exhausted && beyond(n.LastValue, c.Value, o.Increment)
 	c.Why += fmt.Sprintf("; it began a new cycle after %d", g.Old.LastValue)
-	c.warn("cyclic, and old began a new cycle: new follows it over the bound")
+	c.warn("cyclic, and %s began a new cycle: %s follows it over the bound", w.from, w.to)
 	return c, c.due(n.Value)
 }
 

@@ -112,6 +112,8 @@ func (w way) planOne(o, n Sequence, found bool, margin int64) (Change, *Problem)
 	switch {
 	case !found && o.Extension != "":
 		return Change{}, &Problem{Text: fmt.Sprintf("missing on %s, where extension %q does not bring it", w.to, o.Extension)}
+	case !found && o.Identity:
+		return Change{}, &Problem{Text: fmt.Sprintf("missing on %s, where column %s is no identity column", w.to, o.OwnedBy), Hint: "run: pgcutover start --sync-schema"}
 	case !found:
 		return Change{}, &Problem{Text: fmt.Sprintf("missing on %s", w.to), Hint: createSQL(o)}
 	case !o.Readable:
@@ -123,7 +125,7 @@ func (w way) planOne(o, n Sequence, found bool, margin int64) (Change, *Problem)
 	if len(clashes) > 0 {
 		return Change{}, &Problem{
 			Text: fmt.Sprintf("defined otherwise on %s: %s", w.to, strings.Join(clashes, ", ")),
-			Hint: fmt.Sprintf("make the definitions equal with ALTER SEQUENCE on %s, then run: pgcutover sequences diff", w.to),
+			Hint: strings.TrimSpace(alterSQL(o, n) + fmt.Sprintf(" -- on %s, as the owner of the sequence", w.to)),
 		}
 	}
 	c, p := w.decide(o, n, margin)
@@ -234,18 +236,4 @@ func wantedSteps(o Sequence, margin int64) uint64 {
 
 func (c *Change) warn(format string, args ...any) {
 	c.Warnings = append(c.Warnings, fmt.Sprintf(format, args...))
-}
-
-// createSQL returns the statement that makes s where it is missing.
-func createSQL(s Sequence) string {
-	cycle := "NO CYCLE"
-	if s.Cycle {
-		cycle = "CYCLE"
-	}
-	typ := ""
-	if s.Type != "bigint" {
-		typ = " AS " + s.Type
-	}
-	return fmt.Sprintf("CREATE SEQUENCE %s%s INCREMENT BY %d MINVALUE %d MAXVALUE %d START WITH %d CACHE %d %s;",
-		s.Ident(), typ, s.Increment, s.Min, s.Max, s.Start, s.Cache, cycle)
 }

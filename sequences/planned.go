@@ -17,26 +17,19 @@ func After(changes []Change) []Sequence {
 }
 
 // Statements are what Apply runs for changes made with ALTER SEQUENCE, or setval
-// for one that has reached its end, each as a script with its transaction: for
-// the plan.
+// for one that has reached its end: for the plan.
 func Statements(changes []Change) []string {
 	var out []string
 	for _, c := range changes {
 		switch {
 		case c.Kept:
 		case c.Exhausted:
-			out = append(out, strings.TrimRight(c.SQL(), ";"))
+			out = append(out, c.setvalSQL())
 		default:
-			out = append(out, strings.Join([]string{"begin", lockSQL(c.Ref, c.New.Increment), strings.TrimRight(c.SQL(), ";"), "commit"}, ";\n"))
+			out = append(out, strings.TrimRight(c.SQL(), ";"))
 		}
 	}
 	return out
-}
-
-// lockSQL gives a sequence the increment that it has, which takes the lock of
-// ALTER SEQUENCE.
-func lockSQL(r Ref, increment int64) string {
-	return fmt.Sprintf("ALTER SEQUENCE %s INCREMENT BY %d", r.Ident(), increment)
 }
 
 // outranSQL makes a setval for each sequence that has fewer numbers left of what

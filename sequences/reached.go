@@ -6,8 +6,6 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/pgcutover/pgcutover/internal/pg"
 )
 
 // Reached is how far the numbers of a sequence are used by rows: what can be
@@ -17,14 +15,36 @@ type Reached struct {
 	// Furthest is the number of the rows that were looked at that lies furthest
 	// in the sequence's direction; nil when there is none.
 	Furthest *int64 `json:"furthest,omitempty"`
+	// Column is where Furthest is, quoted: schema.table.column.
+	Column string `json:"column,omitempty"`
 	// Unknown says which rows could not be looked at; empty when all were.
 	Unknown string `json:"unknown,omitempty"`
+	// Unlooked says that there are such rows: Unknown holds as well what can be
+	// known of no rows.
+	Unlooked bool `json:"unlooked,omitempty"`
 }
 
 // column is one that takes its values from a sequence.
 type column struct {
-	table, name      string // quoted
-	integer, indexed bool
+	table, name                        string // quoted
+	integer, indexed, permitted, whole bool
+}
+
+func (c column) String() string { return c.table + "." + c.name }
+
+// unknown says why the column cannot be looked at.
+func (c column) unknown(role string) string {
+	switch {
+	case !c.integer:
+		return fmt.Sprintf("column %s of %s is no integer", c.name, c.table)
+	case !c.indexed:
+		return fmt.Sprintf("no index begins with column %s of %s", c.name, c.table)
+	case !c.permitted:
+		return fmt.Sprintf("role %q may not read column %s of %s", role, c.name, c.table)
+	case !c.whole:
+		return fmt.Sprintf("row security hides rows of %s from role %q", c.table, role)
+	}
+	return ""
 }
 
 // fedSQL finds the columns that each sequence feeds: the one that owns it, and
@@ -62,7 +82,9 @@ select sn.nspname, s.relname, format('%I.%I', n.nspname, c.relname), format('%I'
            join pg_class x on x.oid = i.indexrelid
            join pg_am m on m.oid = x.relam
            join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
-          where i.indrelid = k.oid and i.indisvalid and i.indpred is null and m.amname = 'btree' and a.attname = h.attname)))
+          where i.indrelid = k.oid and i.indisvalid and i.indpred is null and m.amname = 'btree' and a.attname = h.attname))),
+       has_schema_privilege(n.oid, 'usage') and has_column_privilege(c.oid, h.attnum::smallint, 'select'),
+       not row_security_active(c.oid)
   from holds h
   join pg_class s on s.oid = h.sequence
   join pg_namespace sn on sn.oid = s.relnamespace
@@ -73,7 +95,7 @@ select sn.nspname, s.relname, format('%I.%I', n.nspname, c.relname), format('%I'
                      from pg_inherits i
                      join fed f on f.relation = i.inhparent
                     where i.inhrelid = h.relation and f.sequence = h.sequence)
- group by sn.nspname, s.relname, n.nspname, c.relname, h.attname, h.atttypid
+ group by sn.nspname, s.relname, n.oid, n.nspname, c.oid, c.relname, h.attnum, h.attname, h.atttypid
  order by 1, 2, 3, 4`
 
 func feeds(ctx context.Context, q Querier) (map[Ref][]column, error) {
@@ -86,7 +108,7 @@ func feeds(ctx context.Context, q Querier) (map[Ref][]column, error) {
 		r Ref
 		c column
 	)
-	_, err = pgx.ForEachRow(rows, []any{&r.Schema, &r.Name, &c.table, &c.name, &c.integer, &c.indexed}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&r.Schema, &r.Name, &c.table, &c.name, &c.integer, &c.indexed, &c.permitted, &c.whole}, func() error {
 		out[r] = append(out[r], c)
 		return nil
 	})
@@ -96,14 +118,14 @@ func feeds(ctx context.Context, q Querier) (map[Ref][]column, error) {
 	return out, nil
 }
 
-// furthestSQL is answered from the end of an index.
-const furthestSQL = `select %[1]s(%[2]s)::bigint from %[3]s`
-
 // ReadReached reads all sequences, as Read does, and how far their numbers are
 // used by the rows of the columns that they feed. Only columns with an index
-// that begins with them are looked at, which takes no time. Of a sequence that
-// feeds no column, one without such an index, or one that the role may not
-// read, it says why nothing is known.
+// that begins with them are looked at, each with a look at its end, many in one
+// round trip. Of a sequence that feeds no column, one without such an index, or
+// one that the role may not read, it says why nothing is known.
+//
+// It holds no lock that a writer waits for, and waits itself for none longer than
+// half a second; what is not found in half a minute stays unknown.
 func ReadReached(ctx context.Context, q Querier, version int) ([]Reached, error) {
 	all, err := Read(ctx, q, version)
 	var hidden *UnreadableError
@@ -114,19 +136,23 @@ func ReadReached(ctx context.Context, q Querier, version int) ([]Reached, error)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]Reached, 0, len(all))
-	for _, s := range all {
-		r := Reached{Sequence: s}
-		if err := r.look(ctx, q, columns[s.Ref]); err != nil {
-			return nil, err
-		}
-		out = append(out, r)
+	out := make([]Reached, len(all))
+	var looks []*look
+	for i, s := range all {
+		out[i] = Reached{Sequence: s}
+		looks = append(looks, out[i].looks(columns[s.Ref])...)
+	}
+	if err := askAll(ctx, q, looks, looksWithin); err != nil {
+		return nil, fmt.Errorf("looking how far sequences are used: %w", err)
+	}
+	for _, l := range looks {
+		l.of.take(l)
 	}
 	return out, nil
 }
 
-// look asks every column that the sequence feeds.
-func (r *Reached) look(ctx context.Context, q Querier, columns []column) error {
+// looks returns what is to be asked for the columns that the sequence feeds.
+func (r *Reached) looks(columns []column) []*look {
 	switch {
 	case !r.Readable:
 		r.Unknown = fmt.Sprintf("role %q may not read it", r.Role)
@@ -138,38 +164,25 @@ func (r *Reached) look(ctx context.Context, q Querier, columns []column) error {
 		r.Unknown = "no column has it as its default"
 		return nil
 	}
-	function := "max"
-	if r.Increment < 0 {
-		function = "min"
-	}
+	var out []*look
 	for _, c := range columns {
-		switch {
-		case !c.integer:
-			r.Unknown = fmt.Sprintf("column %s of %s is no integer", c.name, c.table)
-			continue
-		case !c.indexed:
-			r.Unknown = fmt.Sprintf("no index begins with column %s of %s", c.name, c.table)
+		if why := c.unknown(r.Role); why != "" {
+			r.Unknown, r.Unlooked = why, true
 			continue
 		}
-		value, err := one(ctx, q, fmt.Sprintf(furthestSQL, function, c.name, c.table))
-		switch {
-		case pg.Code(err) != "": // no right to read the table, or it was dropped
-			r.Unknown = fmt.Sprintf("column %s of %s: %v", c.name, c.table, err)
-		case err != nil:
-			return fmt.Errorf("looking how far sequence %s is used: %w", r.Ident(), err)
-		case value != nil && (r.Furthest == nil || beyond(*value, *r.Furthest, r.Increment)):
-			r.Furthest = value
-		}
+		out = append(out, &look{of: r, column: c})
 	}
-	return nil
+	return out
 }
 
-func one(ctx context.Context, q Querier, sql string) (*int64, error) {
-	rows, err := q.Query(ctx, sql)
-	if err != nil {
-		return nil, err
+// take adds what a look has found.
+func (r *Reached) take(l *look) {
+	switch {
+	case l.failed != "":
+		r.Unknown, r.Unlooked = fmt.Sprintf("column %s of %s: %s", l.column.name, l.column.table, l.failed), true
+	case l.value != nil && (r.Furthest == nil || beyond(*l.value, *r.Furthest, r.Increment)):
+		r.Furthest, r.Column = l.value, l.column.String()
 	}
-	return pgx.CollectOneRow(rows, pgx.RowTo[*int64])
 }
 
 // PlanPast says how to raise each sequence past what rows use, and margin numbers

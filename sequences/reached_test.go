@@ -90,3 +90,56 @@ func TestReached(t *testing.T) {
 		}
 	})
 }
+
+// TestReachedNamesWhatItMayNotSee reads as a role that lacks a right on each table, and
+// while somebody holds the lock of one: each is named, the rest is read, and nobody
+// is waited for.
+func TestReachedNamesWhatItMayNotSee(t *testing.T) {
+	eachMajor(t, func(t *testing.T, major int) {
+		s := open(t, major)
+		reader := side{url: role(t, s, major, "reached_reader"), version: s.version}
+		s.exec(t, `create table fine (id serial primary key); insert into fine values (500);
+			create table also_fine (id serial primary key, secret text); insert into also_fine values (600);
+			create table hidden (id serial primary key); create table veiled (id serial primary key); alter table veiled enable row level security;
+			create table held (id serial primary key); create schema closed; create table closed.off (id serial primary key);
+			grant select on fine, veiled, held, closed.off to reached_reader; grant select (id) on also_fine to reached_reader;
+			grant select on all sequences in schema public to reached_reader`)
+		reader.conn = connect(t, reader.url)
+		holder := connect(t, s.url)
+		tx, err := holder.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.Exec(t.Context(), `lock table public.held`); err != nil {
+			t.Fatal(err)
+		}
+		reached, err := sequences.ReadReached(t.Context(), reader.conn, reader.version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Error(err)
+		}
+		got := map[string]string{}
+		for _, r := range reached {
+			got[r.Name] = r.Unknown
+			if r.Furthest != nil {
+				got[r.Name] += r.Column
+			}
+			if r.Unlooked != (r.Unknown != "" && r.Readable) {
+				t.Errorf("%s: %t %q", r.Name, r.Unlooked, r.Unknown)
+			}
+		}
+		for name, want := range map[string]string{
+			"fine_id_seq": "public.fine.id", "also_fine_id_seq": "public.also_fine.id",
+			"hidden_id_seq": `role "reached_reader" may not read column id of public.hidden`,
+			"veiled_id_seq": `row security hides rows of public.veiled from role "reached_reader"`,
+			"held_id_seq":   "column id of public.held: somebody holds a lock on the table",
+			"off_id_seq":    `role "reached_reader" may not read it`,
+		} {
+			if got[name] != want {
+				t.Errorf("%s: %q, want %q", name, got[name], want)
+			}
+		}
+	})
+}

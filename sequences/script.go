@@ -2,6 +2,7 @@ package sequences
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"unicode"
 )
@@ -22,11 +23,12 @@ func (c Change) SQL() string {
 }
 
 // Script returns the changes as a script for psql, to be run on new: one
-// statement a line, each with a comment that says why, in one transaction.
-// Sequences that are kept as they are appear as comments. Unlike Apply, the
-// script does not look again at what it changes, so it is right for the
-// positions it was made from.
-func Script(changes []Change) string {
+// statement a line, each with a comment that says why, in transactions of 1,000 (see
+// chunk). Sequences that are kept as they are appear as comments, and so do those
+// for which there is no safe change, with what mends them. Unlike Apply, the script
+// does not look again at what it changes, so it is right for the positions it was
+// made from, on a server that no client uses yet.
+func Script(changes []Change, problems []Problem) string {
 	var b strings.Builder
 	kept := 0
 	for _, c := range changes {
@@ -35,12 +37,21 @@ func Script(changes []Change) string {
 		}
 	}
 	fmt.Fprintf(&b, "-- Sequences of the new server, set past those of the old one.\n")
-	fmt.Fprintf(&b, "-- %d to set, %d kept. Run with psql on the new server, before clients use it.\n", len(changes)-kept, kept)
-	b.WriteString("set standard_conforming_strings = on;\nbegin;\n")
+	fmt.Fprintf(&b, "-- %d to set, %d kept, %d without a safe change.\n", len(changes)-kept, kept, len(problems))
+	fmt.Fprintf(&b, "-- Run with psql on the new server, before clients use it: it looks at nothing again.\n")
+	b.WriteString("\\set ON_ERROR_STOP on\nset client_encoding = 'UTF8';\nset standard_conforming_strings = on;\n")
+	for _, p := range problems {
+		fmt.Fprintf(&b, "-- PROBLEM: %s\n", p)
+	}
+	b.WriteString("begin;\n")
+	due := 0
 	for _, c := range changes {
-		line := c.SQL()
-		if c.Kept {
-			line = "-- kept: " + oneLine(c.Ident())
+		line := "-- kept: " + oneLine(c.Ident())
+		if !c.Kept {
+			if due++; due > 1 && due%chunk == 1 {
+				b.WriteString("commit;\nbegin;\n")
+			}
+			line = c.SQL()
 		}
 		fmt.Fprintf(&b, "%s -- %s\n", line, oneLine(remark(c)))
 	}
@@ -50,18 +61,48 @@ func Script(changes []Change) string {
 
 // remark is the comment of one line of the script.
 func remark(c Change) string {
-	text := fmt.Sprintf("old last value %d, new was %d (%s): %s", c.Old.LastValue, c.New.LastValue, called(c.New.IsCalled), c.Why)
+	text := fmt.Sprintf("new was %s, next is %s; %s", c.New.position(), c.nextText(), c.Why)
+	if c.Kept {
+		text = fmt.Sprintf("new stands at %s; %s", c.New.position(), c.Why)
+	}
 	for _, w := range c.Warnings {
 		text += "; WARNING: " + w
 	}
 	return text
 }
 
-func called(is bool) string {
-	if is {
-		return "handed out"
+// nextText says what nextval on new returns after the change.
+func (c Change) nextText() string {
+	switch {
+	case !c.Exhausted:
+		return strconv.FormatInt(c.Value, 10)
+	case c.New.Cycle:
+		return "the first one of a new cycle"
+	default:
+		return "none"
 	}
-	return "not handed out yet"
+}
+
+// String says it in one line, with what mends it.
+func (p Problem) String() string {
+	text := fmt.Sprintf("%s: %s", p.Ident(), p.Text)
+	if p.Hint != "" {
+		text += ": " + p.Hint
+	}
+	return oneLine(text)
+}
+
+// SetText says for people which changes were made, and of which something is to be
+// known.
+func SetText(made []Change) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s set\n", plural(len(made), "sequence"))
+	for _, c := range made {
+		for _, w := range c.Warnings {
+			fmt.Fprintf(&b, "  %s: next is %s: %s\n", oneLine(c.Ident()), c.nextText(), oneLine(w))
+		}
+	}
+	return b.String()
 }
 
 // oneLine keeps text from ending the comment that it stands in: names may hold

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/pgclient"
 	"github.com/pgcutover/pgcutover/sequences"
 )
@@ -39,19 +40,13 @@ func TestScript(t *testing.T) {
 		if len(problems) != 0 || len(changes) != len(names) {
 			t.Fatalf("%d changes, problems %+v", len(changes), problems)
 		}
-		script := sequences.Script(changes)
+		script := sequences.Script(changes, nil)
 		for _, line := range strings.SplitAfter(script, "\n") {
 			if comment := strings.HasPrefix(line, "-- kept: "); comment && !strings.Contains(line, "new is there already; old stands at 1 (not handed out yet)") {
 				t.Errorf("a kept sequence's comment is broken: %q", line)
 			}
 		}
-		cmd := exec.CommandContext(t.Context(), psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", s.url, "-f", "-")
-		cmd.Stdin = strings.NewReader(script)
-		var output bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &output, &output
-		if err := cmd.Run(); err != nil {
-			t.Fatalf("psql: %v\n%s\n%s", err, output.String(), script)
-		}
+		runScript(t, psql, s.url, script)
 		for i, n := range s.read(t) {
 			c := changes[i]
 			if want := (sequences.Value{Ref: c.Ref, LastValue: c.Value, IsCalled: c.Exhausted}); n.Value != want {
@@ -71,17 +66,97 @@ func TestScriptText(t *testing.T) {
 	end := bounds(1, 100)
 	ended, _ := sequences.Plan([]sequences.Sequence{seq(100, true, end)}, []sequences.Sequence{seq(7, true, end)}, 100)
 	kept, _ := sequences.Plan([]sequences.Sequence{old}, []sequences.Sequence{seq(500, false)}, 100)
-	got := sequences.Script(append(append(used, ended...), kept...))
+	got := sequences.Script(append(append(used, ended...), kept...), []sequences.Problem{{Ref: used[0].Ref, Text: "missing\n on new", Hint: "CREATE"}})
 	want := `-- Sequences of the new server, set past those of the old one.
--- 2 to set, 1 kept. Run with psql on the new server, before clients use it.
+-- 2 to set, 1 kept, 1 without a safe change.
+-- Run with psql on the new server, before clients use it: it looks at nothing again.
+\set ON_ERROR_STOP on
+set client_encoding = 'UTF8';
 set standard_conforming_strings = on;
+-- PROBLEM: "public"."s": missing? on new: CREATE
 begin;
-ALTER SEQUENCE "public"."s" RESTART WITH 142; -- old last value 41, new was 1 (not handed out yet): old stands at 41 (handed out), 100 more may follow there
-SELECT pg_catalog.setval('"public"."s"'::pg_catalog.regclass, 100, true); -- old last value 100, new was 7 (handed out): old is at its end, 100; WARNING: exhausted: nextval will fail on new
--- kept: "public"."s" -- old last value 41, new was 500 (not handed out yet): new is ahead already; old stands at 41 (handed out), 100 more may follow there
+ALTER SEQUENCE "public"."s" RESTART WITH 142; -- new was 1 (not handed out yet), next is 142; old stands at 41 (handed out), 100 more may follow there
+SELECT pg_catalog.setval('"public"."s"'::pg_catalog.regclass, 100, true); -- new was 7 (handed out), next is none; old is at its end, 100; WARNING: exhausted: nextval will fail on new
+-- kept: "public"."s" -- new stands at 500 (not handed out yet); new is ahead already; old stands at 41 (handed out), 100 more may follow there
 commit;
 `
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+// runScript runs a script as a person would, who has no ON_ERROR_STOP.
+func runScript(t *testing.T, psql, url, script string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), psql, "-X", "-q", "-d", url, "-f", "-")
+	cmd.Stdin = strings.NewReader(script)
+	var output bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &output, &output
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("psql: %v\n%s\n%s", err, output.String(), script)
+	}
+}
+
+// TestScriptOfEveryKind lets psql set sequences of every kind, then draws the next
+// number of each: it is the one that the script says, and no number of old.
+func TestScriptOfEveryKind(t *testing.T) {
+	psql, _, err := pgclient.FindClient(t.Context(), "psql", 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range pairs(t) {
+		t.Run(p.String(), func(t *testing.T) {
+			old, fresh := open(t, p.Old), open(t, p.New)
+			old.exec(t, kinds+used)
+			fresh.exec(t, kinds)
+			if p.Old >= 15 {
+				old.exec(t, `create unlogged sequence unlogged; select nextval('unlogged')`)
+				fresh.exec(t, `create unlogged sequence unlogged`)
+			}
+			changes, problems := sequences.Plan(old.read(t), fresh.read(t), 10)
+			if len(problems) > 0 {
+				t.Fatalf("problems %+v", problems)
+			}
+			script := sequences.Script(changes, problems)
+			runScript(t, psql, fresh.url, script)
+			for _, c := range changes {
+				var got int64
+				err := fresh.client.QueryRow(t.Context(), `select nextval($1::text::regclass)`, c.Ident()).Scan(&got)
+				switch {
+				case c.Exhausted && !pg.IsCode(err, "2200H"):
+					t.Errorf("%s is to be at its end: %d, %v", c.Ident(), got, err)
+				case c.Exhausted:
+				case err != nil || got != c.Value:
+					t.Errorf("%s: next is %d (%v), the script says %d", c.Ident(), got, err, c.Value)
+				case c.Old.IsCalled && (got > c.Old.LastValue) != (c.Old.Increment > 0):
+					t.Errorf("%s: next is %d, old has handed out %d", c.Ident(), got, c.Old.LastValue)
+				}
+			}
+		})
+	}
+}
+
+// More than 1,000 sequences are more than one transaction.
+func TestScriptOfMany(t *testing.T) {
+	changes, _ := sequences.Plan([]sequences.Sequence{seq(41, true)}, []sequences.Sequence{seq(1, false)}, 100)
+	kept, _ := sequences.Plan([]sequences.Sequence{seq(41, true)}, []sequences.Sequence{seq(500, false)}, 100)
+	for _, tt := range []struct{ due, parts int }{{0, 1}, {1, 1}, {1000, 1}, {1001, 2}, {2001, 3}} {
+		var all []sequences.Change
+		for range tt.due {
+			all = append(all, changes[0], kept[0])
+		}
+		script := sequences.Script(all, nil)
+		if begins, commits := strings.Count(script, "\nbegin;\n"), strings.Count(script, "\ncommit;\n"); begins != tt.parts || commits != tt.parts {
+			t.Errorf("%d: %d begins, %d commits, want %d", tt.due, begins, commits, tt.parts)
+		}
+	}
+}
+
+func TestSetText(t *testing.T) {
+	end := bounds(1, 100)
+	changes, _ := sequences.Plan([]sequences.Sequence{seq(95, true, end)}, []sequences.Sequence{seq(1, false, end)}, 100)
+	want := "1 sequence set\n  \"public\".\"s\": next is 98: room for only 5 numbers before the bound 100: the margin is 2 instead of 100\n"
+	if got := sequences.SetText(changes); got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -8,18 +8,18 @@ import (
 )
 
 // Querier is what this package needs of a connection. *pgxpool.Pool and
-// *pgx.Conn fit. A pgx.Tx fits too, but then the locks that Postgres takes for
-// reading and setting thousands of sequences gather in that transaction and
-// may overflow the lock table (max_locks_per_transaction).
+// *pgx.Conn fit. For reading a pgx.Tx fits too, but then the locks that Postgres
+// takes for reading thousands of sequences gather in that transaction and may
+// overflow the lock table (max_locks_per_transaction).
 type Querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 	Begin(ctx context.Context) (pgx.Tx, error)
 }
 
-// chunk is how many sequences are read or set in one transaction. Each one
-// takes an entry in the server's lock table until the transaction ends; the
-// table holds max_locks_per_transaction * max_connections of them (6,400 by
+// chunk is how many sequences are read in one transaction, or set in the write
+// pause. Each one takes an entry in the server's lock table until it ends; the table
+// holds max_locks_per_transaction * max_connections of them (6,400 by
 // default) for everybody, and 10,000 at once did overflow it.
 const chunk = 1000
 

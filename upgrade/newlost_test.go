@@ -96,6 +96,7 @@ func TestNewLostStepByStep(t *testing.T) {
 		t.Fatal(err)
 	}
 	greatest := pgtest.Value[int64](t, oldURL, `select max(id) from public.item`)
+	turnedRound(t, m)
 
 	// It answers, and when it does not answer here, old is still in touch with it.
 	for _, url := range []string{newURL, nobodyListens} {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
@@ -37,38 +36,41 @@ type (
 	}
 )
 
+const diffLong = `Compares position and definition of every sequence, and what rows have of their
+numbers, with the statements that mend what differs. Those that are equal, or ahead on
+new, are counted only. diff changes nothing and locks nothing that a writer needs.`
+
 func newSequencesDiff(a *app) *cobra.Command {
-	return command("diff", "Show how the sequences of both servers differ", "diff changes nothing.", "  pgcutover sequences diff --json",
+	var all bool
+	cmd := command("diff", "Show how the sequences of both servers differ", diffLong, "  pgcutover sequences diff\n  pgcutover sequences diff --json",
 		func(ctx context.Context) error {
 			return a.each(ctx, func(m *upgrade.Move) (any, func(io.Writer) error, error) {
 				differences, err := m.SequenceDiff(ctx)
 				text := func(w io.Writer) error {
-					for _, d := range differences {
-						if _, err := fmt.Fprintln(w, d.Text); err != nil {
-							return err
-						}
-					}
-					return nil
+					_, err := io.WriteString(w, sequences.Text(differences, all))
+					return err
 				}
 				return sequenceDiff{differences}, text, err
 			})
 		})
+	cmd.Flags().BoolVar(&all, "all", false, "name those that are equal or ahead too, and the columns that were not looked at")
+	return cmd
 }
 
 func newSequencesSQL(a *app) *cobra.Command {
-	return command("sql", "Print the ALTER SEQUENCE ... RESTART WITH script", "sql changes nothing. The script can be run with psql on the new server.", "  pgcutover sequences sql > sequences.sql",
+	return command("sql", "Print the ALTER SEQUENCE ... RESTART WITH script", "sql changes nothing. The script can be run with psql on the new server; sequences that it\ncannot set stand in it as comments, with what mends them.", "  pgcutover sequences sql > sequences.sql",
 		func(ctx context.Context) error {
 			return a.each(ctx, func(m *upgrade.Move) (any, func(io.Writer) error, error) {
 				changes, problems, err := m.SequencePlan(ctx)
 				for _, p := range problems {
-					a.say("%s: %s %s", p.Ident(), p.Text, p.Hint)
+					a.say("%s", p)
 				}
-				script := sequences.Script(changes)
+				script := sequences.Script(changes, problems)
 				text := func(w io.Writer) error {
 					_, err := io.WriteString(w, script)
 					return err
 				}
-				return sequenceScript{changes, problems, script}, text, err
+				return sequenceScript{append([]sequences.Change{}, changes...), append([]sequences.Problem{}, problems...), script}, text, err
 			})
 		})
 }
@@ -79,10 +81,10 @@ func newSequencesApply(a *app) *cobra.Command {
 			return a.each(ctx, func(m *upgrade.Move) (any, func(io.Writer) error, error) {
 				made, err := m.ApplySequences(ctx)
 				text := func(w io.Writer) error {
-					_, err := fmt.Fprintf(w, "%d sequences set\n", len(made))
+					_, err := io.WriteString(w, sequences.SetText(made))
 					return err
 				}
-				return sequencesSet{made}, text, err
+				return sequencesSet{append([]sequences.Change{}, made...)}, text, err
 			})
 		})
 }
