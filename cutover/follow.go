@@ -13,7 +13,6 @@ import (
 	"github.com/pgcutover/pgcutover/internal/step"
 	"github.com/pgcutover/pgcutover/publisher"
 	"github.com/pgcutover/pgcutover/subscriber"
-	"github.com/pgcutover/pgcutover/warmup"
 )
 
 func (c *Cutover) followStep() step.Step {
@@ -28,6 +27,7 @@ func (c *Cutover) followStep() step.Step {
 
 type followFacts struct {
 	Analyzed int      `json:"analyzed"`
+	Left     int      `json:"statistics_left,omitempty"` // tables that are due for ANALYZE still
 	Detached int      `json:"detached"`
 	Warnings []string `json:"warnings,omitempty"`
 	// Proof is what was seen of the closed source.
@@ -64,12 +64,7 @@ func (c *Cutover) follow(ctx context.Context) (any, error) {
 		facts.Warnings = append(facts.Warnings, err.Error())
 	}
 	facts.Proof = c.proveClosed(ctx, &facts)
-	report, err := warmup.AnalyzeTables(ctx, c.target(), nil, warmup.AnalyzeOptions{Jobs: c.Settings.AnalyzeJobs})
-	if err != nil {
-		// The target serves: worse statistics are a warning, not a reason to stop.
-		facts.Warnings = append(facts.Warnings, fmt.Sprintf("statistics: %v", err))
-	}
-	facts.Analyzed = len(report.Tables)
+	c.refreshStatistics(ctx, &facts)
 	dropped, err := fence.DetachGuarded(ctx, c.target(), fence.Options{Bound: aheadBound, Progress: func(text string) { step.Progress(ctx, "%s", text) }},
 		fence.Mine(c.target(), c.attempt))
 	facts.Detached = dropped.Tables

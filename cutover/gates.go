@@ -164,12 +164,12 @@ func (c *Cutover) gateStatistics(ctx context.Context) error {
 	if c.Direction == state.Back {
 		return nil
 	}
-	without, err := warmup.WithoutStatistics(ctx, c.target())
+	holes, err := warmup.Holes(ctx, c.target())
 	if err != nil {
 		return err
 	}
-	if len(without) > 0 {
-		return blocked("run: pgcutover analyze", "%d tables on %s have rows but no statistics, for example %v", len(without), c.Direction.Target(), without[0])
+	if len(holes) > 0 {
+		return blocked("run: pgcutover analyze", "%d tables on %s have rows but lack statistics, for example %s", len(holes), c.Direction.Target(), holes[0])
 	}
 	return nil
 }

@@ -391,7 +391,10 @@ func (c *Cutover) followStatements(p planned) ([]step.Statement, error) {
 			step.Statement{Server: p.source, SQL: p.onSource.AlterScript(subscriber.EnableSQL(p.back))},
 			step.Statement{Server: p.target, SQL: publisher.SlotActiveSQL(p.back.Name()), Expect: "1", WaitSeconds: 30, Why: "the stream back flows"})
 	}
-	out = append(out, step.Statement{Server: p.target, Session: step.Analyze, SQL: warmup.ChangedSQL(warmup.AnalyzeOptions{}), RunOn: p.target, Why: "tables that have changed much since they were analyzed"})
+	for _, sql := range warmup.GentleSQL() {
+		out = append(out, step.Statement{Server: p.target, Session: step.Analyze, SQL: sql, Why: "live queries come before ANALYZE"})
+	}
+	out = append(out, step.Statement{Server: p.target, Session: step.Analyze, SQL: warmup.ChangedSQL(), RunOn: p.target, Why: "tables that have changed much since they were analyzed"})
 	for _, t := range p.there {
 		out = append(out, step.Statement{Server: p.target, SQL: fence.DetachScript(c.Move.Name, t), Why: "drop a fence trigger; if the lock is refused, again a little later"})
 	}

@@ -3,14 +3,14 @@ package warmup
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/pgcutover/pgcutover/internal/hint"
 	"github.com/pgcutover/pgcutover/internal/pg"
@@ -40,11 +40,20 @@ func Stages() []Stage { return []Stage{1, 10, DefaultTarget} }
 // AnalyzeOptions say how statistics are gathered. The zero value is ready for
 // use.
 type AnalyzeOptions struct {
-	// Stages are the rounds, in order; none means Stages() for Analyze and
-	// only the default target for AnalyzeTables. All but the last touch only
-	// tables that had no statistics when the call began: others would lose
-	// good statistics for poor ones meanwhile.
+	// Stages are the targets, in order; none means Stages() for Analyze and
+	// only the default target for AnalyzeTables. All but the last are for big
+	// tables that have no statistics at all: others would lose good statistics
+	// for poor ones meanwhile, and small ones get the last target at once, as
+	// soon as the big ones have the first. Of parents only the first and the last
+	// are done.
 	Stages []Stage
+	// Small is up to which size of the main fork, in bytes, a table is small; of a
+	// partitioned table the partitions count. 0 means 16 MB, a negative number
+	// that none is.
+	Small int64
+	// Foreign says that foreign tables are analyzed, too: their servers send a
+	// sample, or all rows.
+	Foreign bool
 	// Jobs is the number of tables analyzed at the same time; 0 means 4. A job
 	// needs one session, on a partitioned table before 18 two.
 	Jobs int
@@ -54,39 +63,55 @@ type AnalyzeOptions struct {
 	// Below the server's deadlock_timeout (1 s) an autovacuum worker is never
 	// told to give way.
 	LockTimeout time.Duration
-	// Attempts is how often, after the last stage, a table whose lock was not
-	// to be had is tried again; 0 means 3, a negative number never.
+	// Attempts is how often, at the end, a table whose lock was not to be had is
+	// tried again; 0 means 3, a negative number never.
 	Attempts int
+	// Usage is how much tables are used on the server that serves, see
+	// [ReadUsage]: the most used ones come first. Nil means biggest first for
+	// Analyze, and for AnalyzeTables what the server itself has counted.
+	Usage Usage
 	// Changed is the part of a table's rows that must have changed since its
 	// last ANALYZE for AnalyzeTables to analyze it, on top of 50 rows; 0 means
-	// 0.1, as autovacuum's default.
+	// what autovacuum would wait for: autovacuum_analyze_threshold and
+	// autovacuum_analyze_scale_factor, the table's own or the server's.
 	Changed float64
+	// Since makes AnalyzeTables analyze what was not analyzed since, by the
+	// server's memory of it. The zero time asks for nothing of the kind.
+	Since time.Time
+	// Within bounds all of it: no ANALYZE begins or goes on after that. What is
+	// left is in the report. 0 means no bound.
+	Within time.Duration
+	// Gently lets live queries come first: the sessions pause again and again, see
+	// vacuum_cost_delay, and an ANALYZE ends as soon as somebody waits for the
+	// lock that it holds on its table.
+	Gently bool
 	// Progress, which may be nil, is called after each table of each stage, by
 	// one goroutine at a time. It must return soon.
 	Progress func(AnalyzeProgress)
 }
+
+// smallTable is where rough statistics first begin to pay: an ANALYZE of so many
+// bytes takes a small part of a second.
+const smallTable = 16 << 20
 
 func (o AnalyzeOptions) withDefaults() AnalyzeOptions {
 	o.Jobs = cmp.Or(max(o.Jobs, 0), 4)
 	o.PerTable = cmp.Or(max(o.PerTable, 0), 15*time.Minute)
 	o.LockTimeout = cmp.Or(max(o.LockTimeout, 0), 3*time.Second)
 	o.Attempts = max(cmp.Or(o.Attempts, 3), 0)
-	if o.Changed <= 0 {
-		o.Changed = 0.1
-	}
+	o.Small = cmp.Or(o.Small, smallTable)
 	return o
 }
 
-// Analyze gathers statistics of all application tables, stage by stage, in
-// o.Jobs sessions, biggest table first. Partitioned tables follow their
-// partitions within each stage.
+// Analyze gathers statistics of all application tables in o.Jobs sessions, the
+// most used table first. Partitioned tables and inheritance parents follow what is
+// below them.
 //
 // A table that cannot be analyzed does not stop the others: one whose lock is
-// not to be had is left out until the end of the last stage and then tried
-// again o.Attempts times, so that it costs at most (o.Attempts + 2) times
-// o.LockTimeout. Whatever the outcomes, the error is nil when every table with
-// rows has statistics at the end (perhaps of an earlier stage or an earlier
-// call: see AnalyzeReport.Unfinished); otherwise it is a
+// not to be had is left out until the end and then tried again o.Attempts times, so that it costs at most (o.Attempts + 2) times
+// o.LockTimeout. Whatever the outcomes, the error is nil when no table has a
+// hole at the end, see [Holes] (its statistics may be of an earlier stage or an
+// earlier call: see AnalyzeReport.Unfinished); otherwise it is a
 // *MissingStatisticsError that names them. Other errors mean that the server
 // could not be reached or that ctx ended. The report holds what was done.
 //
@@ -100,9 +125,9 @@ func Analyze(ctx context.Context, s *pg.Server, o AnalyzeOptions) (AnalyzeReport
 		o.Stages = Stages()
 	}
 	a := &analysis{server: s, options: o}
-	report, err := a.run(ctx, func(all []*relation) []*relation {
-		biggestFirst(all)
-		return all
+	report, err := a.run(ctx, func(_ context.Context, _ *pgx.Conn, all []*relation) ([]*relation, error) {
+		inUsageOrder(all, o.Usage, biggestFirst)
+		return all, nil
 	})
 	if err != nil {
 		return report, fmt.Errorf("analyzing the %s server: %w", s.Side(), err)
@@ -111,12 +136,17 @@ func Analyze(ctx context.Context, s *pg.Server, o AnalyzeOptions) (AnalyzeReport
 }
 
 // AnalyzeTables gathers statistics of those of the given tables (all, when
-// there are none given) that have no statistics or have changed by more than
-// o.Changed since they were last analyzed, hottest first: those whose rows
-// were read and written most. A partitioned table is analyzed when one of its
-// partitions is, or when it has no statistics. A name that is no application
-// table is an error, before anything is done.
+// there are none given) that need it, the most used ones first:
 //
+//   - that have a hole, see [Holes], or an index on an expression without
+//     statistics;
+//   - of which more has changed since they were last analyzed than o.Changed says;
+//   - that were not analyzed since o.Since, if it is set;
+//   - that have rough statistics only, of a stage that was not the last one;
+//   - partitioned tables and inheritance parents of which a descendant is one of
+//     these, or was analyzed later than they.
+//
+// A name that is no application table is an error, before anything is done.
 // Errors and locks are as with Analyze; only tables given count as missing.
 func AnalyzeTables(ctx context.Context, s *pg.Server, tables []Table, o AnalyzeOptions) (AnalyzeReport, error) {
 	o = o.withDefaults()
@@ -124,10 +154,10 @@ func AnalyzeTables(ctx context.Context, s *pg.Server, tables []Table, o AnalyzeO
 		o.Stages = []Stage{DefaultTarget}
 	}
 	a := &analysis{server: s, options: o, only: tables}
-	report, err := a.run(ctx, func(all []*relation) []*relation {
-		changed := a.changed(all)
-		hottestFirst(changed)
-		return changed
+	report, err := a.run(ctx, func(ctx context.Context, conn *pgx.Conn, all []*relation) ([]*relation, error) {
+		chosen, err := a.due(ctx, conn, all)
+		inUsageOrder(chosen, o.Usage, hottestFirst)
+		return chosen, err
 	})
 	if err != nil {
 		return report, fmt.Errorf("analyzing tables of the %s server: %w", s.Side(), err)
@@ -135,34 +165,58 @@ func AnalyzeTables(ctx context.Context, s *pg.Server, tables []Table, o AnalyzeO
 	return report, nil
 }
 
+func inUsageOrder(all []*relation, usage Usage, otherwise func([]*relation)) {
+	if usage == nil {
+		otherwise(all)
+		return
+	}
+	mostUsedFirst(all, usage)
+}
+
 // analysis is one call of Analyze or AnalyzeTables.
 type analysis struct {
 	server  *pg.Server
 	options AnalyzeOptions
 	only    []Table // none: all application tables
+	until   time.Time
 
 	known map[uint32]*relation
-	bare  map[uint32]bool // had rows and no statistics at the beginning
+	lacks map[uint32]string // holes at the beginning
 
-	mu    sync.Mutex // guards what follows, and Progress
-	done  map[uint32]*TableAnalysis
-	total int
-	count int
+	began time.Time
+
+	mu      sync.Mutex // guards what follows, and Progress
+	done    map[uint32]*TableAnalysis
+	full    map[uint32]bool // the last stage is done
+	reports []StageReport
+	total   int
+	count   int
+}
+
+func (a *analysis) begin(at time.Time) {
+	a.began, a.done, a.full = at, map[uint32]*TableAnalysis{}, map[uint32]bool{}
+	a.reports = make([]StageReport, len(a.options.Stages))
+	for i, stage := range a.options.Stages {
+		a.reports[i].Target = stage.String()
+	}
 }
 
 // run does the work on the tables that choose picks, in its order.
-func (a *analysis) run(ctx context.Context, choose func([]*relation) []*relation) (report AnalyzeReport, err error) {
+func (a *analysis) run(ctx context.Context, choose func(context.Context, *pgx.Conn, []*relation) ([]*relation, error)) (report AnalyzeReport, err error) {
 	began := time.Now()
-	report.Stages, report.Missing = []StageReport{}, []Table{} // lists in JSON, never null
+	if a.options.Within > 0 {
+		a.until = began.Add(a.options.Within)
+	}
+	report.Missing = []Table{} // in JSON a list, never null
+	a.begin(began)
 	defer func() {
-		report.Tables = a.tables()
+		report.Stages, report.Tables = a.reports, a.tables()
 		report.Took = time.Since(began)
 	}()
-	all, err := a.look(ctx)
-	if err != nil {
+	chosen, err := a.look(ctx, choose)
+	if err != nil || len(chosen) == 0 { // a table with a hole is chosen
 		return report, err
 	}
-	chosen := choose(all)
 	sessions, err := a.open(ctx, len(chosen))
 	defer sessions.close(ctx)
 	if err != nil {
@@ -171,13 +225,15 @@ func (a *analysis) run(ctx context.Context, choose func([]*relation) []*relation
 	if err := a.forbid(ctx, sessions, chosen); err != nil {
 		return report, err
 	}
-	for i, stage := range a.options.Stages {
-		stageReport, err := a.stage(ctx, sessions, i, stage, chosen)
-		if err != nil {
-			return report, err
-		}
-		report.Stages = append(report.Stages, stageReport)
+	watched, err := a.watched(ctx, sessions)
+	if err != nil {
+		return report, err
 	}
+	err = a.stages(ctx, sessions, chosen)
+	if err := errors.Join(err, watched()); err != nil {
+		return report, err
+	}
+	a.leave(chosen)
 	missing, err := a.missing(ctx)
 	if missing != nil {
 		report.Missing = missing
@@ -185,22 +241,25 @@ func (a *analysis) run(ctx context.Context, choose func([]*relation) []*relation
 	return report, err
 }
 
-// look lists the tables that are asked for and notes which lack statistics.
-func (a *analysis) look(ctx context.Context) ([]*relation, error) {
+// look lists the tables that are asked for, notes which lack statistics, and
+// chooses.
+func (a *analysis) look(ctx context.Context, choose func(context.Context, *pgx.Conn, []*relation) ([]*relation, error)) ([]*relation, error) {
 	conn, err := openMissing(ctx, a.server)
 	if err != nil {
 		return nil, err
 	}
 	defer endSession(ctx, conn)
-	all, missing, err := relationsMissing(ctx, conn)
+	found, err := survey(ctx, conn, a.server.Version(), a.options.Foreign)
 	if err != nil {
 		return nil, err
 	}
-	a.known, a.bare, a.done = byOID(all), map[uint32]bool{}, map[uint32]*TableAnalysis{}
-	for _, r := range missing {
-		a.bare[r.OID] = true
+	a.known, a.lacks = found.known, found.lacks
+	a.done, a.full = map[uint32]*TableAnalysis{}, map[uint32]bool{}
+	asked, err := a.asked(found.all)
+	if err != nil {
+		return nil, err
 	}
-	return a.asked(all)
+	return choose(ctx, conn, asked)
 }
 
 // asked returns those of all that the caller named.
@@ -225,217 +284,6 @@ func (a *analysis) asked(all []*relation) ([]*relation, error) {
 	return found, nil
 }
 
-// changedRows is autovacuum's default of autovacuum_analyze_threshold.
-const changedRows = 50
-
-// changed returns the tables that AnalyzeTables has to analyze.
-func (a *analysis) changed(all []*relation) []*relation {
-	stale := map[uint32]bool{}
-	for _, r := range all {
-		limit := changedRows + a.options.Changed*float64(max(r.Tuples, 0))
-		stale[r.OID] = a.bare[r.OID] || float64(r.Changed) > limit
-	}
-	var chosen []*relation
-	for _, r := range all {
-		touched := slices.ContainsFunc(r.descendants(a.known), func(oid uint32) bool { return stale[oid] })
-		if stale[r.OID] || touched {
-			chosen = append(chosen, r)
-		}
-	}
-	return chosen
-}
-
-// forbid takes out, by noting their outcome, the tables that the role may not
-// analyze: ANALYZE would only warn about them.
-func (a *analysis) forbid(ctx context.Context, sessions *sessions, chosen []*relation) error {
-	if len(chosen) == 0 {
-		return nil
-	}
-	forbidden, err := forbiddenTables(ctx, sessions.all[0].conn, a.server.Version())
-	if err != nil {
-		return err
-	}
-	for _, r := range chosen {
-		if forbidden[r.OID] {
-			a.entry(r).Outcome = NotPermitted
-		}
-	}
-	return nil
-}
-
-// stage does one round, and after the last one tries again what was locked.
-func (a *analysis) stage(ctx context.Context, sessions *sessions, i int, stage Stage, chosen []*relation) (StageReport, error) {
-	began := time.Now()
-	last := i == len(a.options.Stages)-1
-	var todo []*relation
-	for _, r := range chosen {
-		// What is locked now waits for the last stage.
-		again := a.outcome(r) == "" || a.outcome(r) == Analyzed || last && a.outcome(r) != NotPermitted
-		if again && a.outcome(r) != Gone && (last || a.bare[r.OID]) {
-			todo = append(todo, r)
-		}
-	}
-	a.count, a.total = 0, len(todo)
-	if err := sessions.setTarget(ctx, stage); err != nil {
-		return StageReport{}, err
-	}
-	report := StageReport{Target: stage.String()}
-	for attempt := 0; len(todo) > 0; attempt++ {
-		for _, lists := range inOrder(todo, a.known) {
-			if err := a.round(ctx, sessions, i, lists); err != nil {
-				return report, err
-			}
-		}
-		var locked []*relation
-		for _, r := range todo {
-			switch a.outcome(r) {
-			case Analyzed:
-				report.Tables++
-			case Locked:
-				locked = append(locked, r)
-			}
-		}
-		todo = locked
-		if !last || attempt == a.options.Attempts {
-			break
-		}
-		a.count -= len(todo)
-	}
-	report.Took = time.Since(began)
-	return report, nil
-}
-
-// inOrder returns what has to be done one after the other: first the tables
-// that hold rows, then the partitioned ones. Their ANALYZE goes on to the
-// partitions before 18, and would wait there for the other sessions. Each
-// inner list is for one session: the partitioned tables of one tree.
-func inOrder(todo []*relation, known map[uint32]*relation) [2][][]*relation {
-	var order [2][][]*relation
-	parents := map[uint32]*relation{}
-	for _, r := range known {
-		if r.Kind == PartitionedTable {
-			for _, child := range r.children {
-				parents[child] = r
-			}
-		}
-	}
-	trees := map[uint32]int{}
-	for _, r := range todo {
-		if r.Kind != PartitionedTable {
-			order[0] = append(order[0], []*relation{r})
-			continue
-		}
-		root := r
-		for parents[root.OID] != nil {
-			root = parents[root.OID]
-		}
-		at, ok := trees[root.OID]
-		if !ok {
-			at = len(order[1])
-			trees[root.OID] = at
-			order[1] = append(order[1], nil)
-		}
-		order[1][at] = append(order[1][at], r)
-	}
-	return order
-}
-
-// round works the lists off in all sessions.
-func (a *analysis) round(ctx context.Context, sessions *sessions, i int, lists [][]*relation) error {
-	g, ctx := errgroup.WithContext(ctx)
-	var next atomic.Int64
-	for _, se := range sessions.all[:min(len(sessions.all), len(lists))] {
-		g.Go(func() error {
-			for {
-				at := int(next.Add(1)) - 1
-				if at >= len(lists) {
-					return nil
-				}
-				for _, r := range lists[at] {
-					if err := a.one(ctx, se, i, r); err != nil {
-						return err
-					}
-				}
-			}
-		})
-	}
-	return g.Wait()
-}
-
-// one analyzes a table and notes what became of it. Its error means that no
-// other table can be analyzed either.
-func (a *analysis) one(ctx context.Context, se *session, i int, r *relation) error {
-	began := time.Now()
-	err := se.analyze(ctx, r, r.descendants(a.known))
-	if ctx.Err() != nil {
-		return fmt.Errorf("analyzing %s: %w", r.Table, cancelled(ctx))
-	}
-	outcome, reason := judge(err)
-	var blockers []Blocker
-	if outcome == Locked {
-		if blockers, err = blockersOf(ctx, se.conn, r.Table, r.OID, r.descendants(a.known)); err != nil && !pg.Lost(err) {
-			return err
-		}
-	}
-	if se.conn.IsClosed() {
-		if err := se.reopen(ctx); err != nil {
-			return err
-		}
-	}
-	a.note(i, r, outcome, reason, blockers, time.Since(began))
-	return nil
-}
-
-// entry returns the table's line of the report. The caller holds a.mu, or is
-// alone.
-func (a *analysis) entry(r *relation) *TableAnalysis {
-	t := a.done[r.OID]
-	if t == nil {
-		t = &TableAnalysis{Table: r.Table, Kind: r.Kind, Bytes: r.Bytes, Targets: []string{}}
-		a.done[r.OID] = t
-	}
-	return t
-}
-
-func (a *analysis) outcome(r *relation) Outcome {
-	if t := a.done[r.OID]; t != nil {
-		return t.Outcome
-	}
-	return ""
-}
-
-// note writes into the report and tells the caller.
-func (a *analysis) note(i int, r *relation, outcome Outcome, reason string, blockers []Blocker, took time.Duration) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	stage := a.options.Stages[i].String()
-	t := a.entry(r)
-	t.Outcome, t.Reason, t.Blockers = outcome, reason, blockers
-	t.Attempts++
-	t.Took += took
-	if outcome == Analyzed {
-		t.Targets = append(t.Targets, stage)
-	}
-	a.count++
-	if a.options.Progress != nil {
-		a.options.Progress(AnalyzeProgress{
-			Target: stage, Stage: i + 1, Stages: len(a.options.Stages), Table: r.Table, Outcome: outcome,
-			Done: a.count, Total: a.total, Took: took, Blockers: blockers,
-		})
-	}
-}
-
-func (a *analysis) tables() []TableAnalysis {
-	tables := make([]TableAnalysis, 0, len(a.done))
-	for _, t := range a.done {
-		tables = append(tables, *t)
-	}
-	slices.SortFunc(tables, func(x, y TableAnalysis) int {
-		return cmp.Or(cmp.Compare(x.Schema, y.Schema), cmp.Compare(x.Name, y.Name))
-	})
-	return tables
-}
-
 // missing looks again, and returns what has no statistics and an error that
 // says why. Of tables that this role may not read, the ANALYZE that was just
 // done is proof enough: the server may remember it only later, or never.
@@ -445,14 +293,14 @@ func (a *analysis) missing(ctx context.Context) ([]Table, error) {
 		return nil, err
 	}
 	defer endSession(ctx, conn)
-	_, without, err := relationsMissing(ctx, conn)
+	found, err := survey(ctx, conn, a.server.Version(), false)
 	if err != nil {
 		return nil, err
 	}
 	missing := []Table{}
 	failure := &MissingStatisticsError{}
-	for _, r := range without {
-		if len(a.only) > 0 && !slices.Contains(a.only, r.Table) {
+	for _, r := range found.all {
+		if found.lacks[r.OID] == "" || len(a.only) > 0 && !slices.Contains(a.only, r.Table) {
 			continue
 		}
 		tried := TableAnalysis{Table: r.Table, Kind: r.Kind, Bytes: r.Bytes}
@@ -461,6 +309,9 @@ func (a *analysis) missing(ctx context.Context) ([]Table, error) {
 		}
 		if tried.Outcome == Analyzed && !r.Readable {
 			continue
+		}
+		if lacks := found.lacks[r.OID]; lacks != lacksAll {
+			tried.Lacks = lacks
 		}
 		missing = append(missing, r.Table)
 		failure.Tables = append(failure.Tables, tried)

@@ -21,6 +21,8 @@ const (
 	TimedOut     Outcome = "timed out"     // PerTable passed, or somebody cancelled the statement
 	NotPermitted Outcome = "not permitted" // the role may not analyze it
 	Gone         Outcome = "gone"          // dropped meanwhile
+	GaveWay      Outcome = "gave way"      // somebody waited for the table's lock
+	Left         Outcome = "left"          // Within had passed
 	Failed       Outcome = "failed"        // any other error, see Reason
 )
 
@@ -35,11 +37,15 @@ type TableAnalysis struct {
 	Took     time.Duration `json:"took_ns"`            // of all attempts
 	Reason   string        `json:"reason,omitempty"`   // the server's error
 	Blockers []Blocker     `json:"blockers,omitempty"` // who held the lock; empty when it was free again at the look
+	Lacks    string        `json:"lacks,omitempty"`    // what is missing, when there are statistics otherwise
 }
 
-// explain says in one line why the last stage was not done.
-func (t TableAnalysis) explain() string {
+// Explain says in one line why the last stage was not done.
+func (t TableAnalysis) Explain() string {
 	text := string(t.Outcome)
+	if t.Lacks != "" {
+		text = strings.TrimSuffix(fmt.Sprintf("no %s, %s", t.Lacks, text), ", ")
+	}
 	switch {
 	case len(t.Blockers) > 0:
 		text += " by " + t.Blockers[0].String()
@@ -52,11 +58,11 @@ func (t TableAnalysis) explain() string {
 	return text
 }
 
-// StageReport sums up one stage.
+// StageReport sums up what was done with one target.
 type StageReport struct {
 	Target string        `json:"target"`
-	Tables int           `json:"tables"` // analyzed in it
-	Took   time.Duration `json:"took_ns"`
+	Tables int           `json:"tables"`  // analyzed with it
+	Took   time.Duration `json:"took_ns"` // until the last of them was
 }
 
 // AnalyzeReport is what Analyze did, also when it returns an error.
@@ -79,15 +85,21 @@ func (r AnalyzeReport) Unfinished() []TableAnalysis {
 	return found
 }
 
-// AnalyzeProgress is one table of one stage, done or given up for now.
+// Left returns the tables that Within left no time for, as far as they were
+// analyzed or not.
+func (r AnalyzeReport) Left() []TableAnalysis {
+	return slices.DeleteFunc(r.Unfinished(), func(t TableAnalysis) bool { return t.Outcome != Left })
+}
+
+// AnalyzeProgress is one table with one target, done or given up for now.
 type AnalyzeProgress struct {
-	Target   string // of the stage
-	Stage    int    // 1 for the first
+	Target   string // that the table was analyzed with
+	Stage    int    // the target's place among the stages; 1 for the first
 	Stages   int
 	Table    Table
 	Outcome  Outcome
-	Done     int // tables of this stage that are done or given up
-	Total    int // tables of this stage
+	Done     int // ANALYZE of all stages that are done or given up
+	Total    int // ANALYZE of all stages
 	Took     time.Duration
 	Blockers []Blocker // when Outcome is Locked
 }
@@ -108,7 +120,7 @@ func (e *MissingStatisticsError) Error() string {
 	var parts []string
 	for _, t := range e.Tables[:min(len(e.Tables), named)] {
 		text := t.Table.String()
-		if why := t.explain(); why != "" {
+		if why := t.Explain(); why != "" {
 			text += " (" + why + ")"
 		}
 		parts = append(parts, text)
@@ -133,6 +145,9 @@ func advice(tables []TableAnalysis) string {
 	}
 	if has(NotPermitted) {
 		texts = append(texts, "connect as the owner of the tables or of the database (17 and later: or GRANT MAINTAIN on them)")
+	}
+	if slices.ContainsFunc(tables, func(t TableAnalysis) bool { return t.Outcome == Analyzed && strings.HasPrefix(t.Lacks, lacksExt) }) {
+		texts = append(texts, "see ANALYZE VERBOSE for why extended statistics cannot be computed, and drop the object on new or give it a statistics target of 0")
 	}
 	return strings.Join(append(texts, "then run: pgcutover analyze"), "; ")
 }

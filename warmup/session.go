@@ -2,8 +2,10 @@ package warmup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -12,14 +14,23 @@ import (
 )
 
 // session analyzes tables, one after the other. It belongs to one goroutine at
-// a time.
+// a time, but for the fields that say so.
 type session struct {
 	server *pg.Server
 	stage  Stage
+	gently bool
+	rough  bool // a better ANALYZE of the same table follows
 	conn   *pgx.Conn
 	holder *pgx.Conn // holds locks on partitions meanwhile; opened at first use
 
 	perTable, lockTimeout time.Duration
+	until                 time.Time     // no ANALYZE goes on past it; zero for no bound
+	bound                 time.Duration // of the statements at this moment
+
+	// For the sentry: the processes of conn and holder, and whether the ANALYZE
+	// was ended for somebody who waited.
+	pid, holderPID atomic.Int32
+	gaveWay        atomic.Bool
 }
 
 // sessions are opened once for all stages.
@@ -32,7 +43,10 @@ type sessions struct {
 func (a *analysis) open(ctx context.Context, tables int) (*sessions, error) {
 	list := &sessions{}
 	for range min(a.options.Jobs, tables) {
-		se := &session{server: a.server, perTable: a.options.PerTable, lockTimeout: a.options.LockTimeout}
+		se := &session{
+			server: a.server, gently: a.options.Gently, until: a.until,
+			perTable: a.options.PerTable, lockTimeout: a.options.LockTimeout,
+		}
 		list.all = append(list.all, se)
 		if err := se.reopen(ctx); err != nil {
 			return list, err
@@ -48,28 +62,22 @@ func (l *sessions) close(ctx context.Context) {
 	}
 }
 
-func (l *sessions) setTarget(ctx context.Context, stage Stage) error {
-	for _, se := range l.all {
-		se.stage = stage
-		if err := se.setTarget(ctx); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// reopen connects, or replaces a session that was lost.
+// reopen connects, or replaces a session that was lost. In the startup packet
+// the settings go before those of the role, the database and the server.
 func (se *session) reopen(ctx context.Context) error {
 	endSession(ctx, se.conn)
 	settings := pg.LongRunning()
 	settings["statement_timeout"] = milliseconds(se.perTable)
 	settings["lock_timeout"] = milliseconds(se.lockTimeout)
+	// Each ANALYZE is a commit. What a crash takes of them is missed afterwards.
+	settings["synchronous_commit"] = "off"
 	conn, err := se.server.Connect(ctx, "analyze", settings)
 	if err != nil {
 		return fmt.Errorf("opening a session to analyze tables: %w", err)
 	}
-	se.conn = conn
-	return se.setTarget(ctx)
+	se.conn, se.bound = conn, se.perTable
+	se.pid.Store(int32(conn.PgConn().PID()))
+	return se.setTarget(ctx, se.stage)
 }
 
 // milliseconds is how time settings are written; 0 would mean no bound.
@@ -77,27 +85,61 @@ func milliseconds(d time.Duration) string {
 	return strconv.FormatInt(max(d.Milliseconds(), 1), 10)
 }
 
-// setTarget makes the stage the session's. RESET brings back what the
-// database's or the role's settings say. The first stage is to be over soon,
-// hence no vacuum_cost_delay in it, as vacuumdb has it.
-func (se *session) setTarget(ctx context.Context) error {
-	for _, sql := range se.stage.settings() {
+// setTarget makes the stage the session's.
+func (se *session) setTarget(ctx context.Context, stage Stage) error {
+	for _, sql := range stage.settings(se.gently) {
 		if _, err := se.conn.Exec(ctx, sql); err != nil {
-			return fmt.Errorf("setting the statistics target %s: %w", se.stage, err)
+			return fmt.Errorf("setting the statistics target %s: %w", stage, err)
 		}
 	}
+	se.stage = stage
 	return nil
 }
 
-func (s Stage) settings() []string {
-	statements := []string{"reset default_statistics_target", "reset vacuum_cost_delay"}
+// What a gentle ANALYZE is allowed: after as much as 100 blocks read from disk or
+// 200 found in the cache it pauses for 10 ms. Postgres manual: 19.10.2, Cost-based
+// Vacuum Delay.
+const (
+	gentleDelay = "set vacuum_cost_delay = '10ms'"
+	gentleLimit = "set vacuum_cost_limit = 200"
+)
+
+// settings make a stage the session's. RESET brings back what the database's or
+// the role's settings say. The first stage is to be over soon, hence no
+// vacuum_cost_delay in it, as vacuumdb has it.
+func (s Stage) settings(gently bool) []string {
+	statements := []string{"reset default_statistics_target"}
 	if s != DefaultTarget {
 		statements[0] = "set default_statistics_target = " + s.String()
 	}
-	if s == 1 {
-		statements[1] = "set vacuum_cost_delay = 0"
+	switch {
+	case gently:
+		return append(statements, gentleDelay, gentleLimit)
+	case s == 1:
+		return append(statements, "set vacuum_cost_delay = 0")
 	}
-	return statements
+	return append(statements, "reset vacuum_cost_delay")
+}
+
+// hurry makes statements end when the time of all is up, should that come before
+// the time of one table. It returns false when it is up already.
+func (se *session) hurry(ctx context.Context) (bool, error) {
+	if se.until.IsZero() {
+		return true, nil
+	}
+	left := time.Until(se.until)
+	if left <= 0 {
+		return false, nil
+	}
+	bound := min(left, se.perTable)
+	if bound == se.bound {
+		return true, nil
+	}
+	if _, err := se.conn.Exec(ctx, "set statement_timeout = "+milliseconds(bound)); err != nil {
+		return false, fmt.Errorf("bounding ANALYZE: %w", err)
+	}
+	se.bound = bound
+	return true, nil
 }
 
 // forbiddenSQL lists the tables of which this role may not gather statistics,
@@ -106,7 +148,7 @@ func (s Stage) settings() []string {
 const forbiddenSQL = `
 select c.oid
   from pg_class c
- where c.relkind in ('r', 'p', 'm')
+ where c.relkind in ('r', 'p', 'm', 'f')
    and not pg_has_role(c.relowner, 'USAGE')
    and not (select pg_has_role(d.datdba, 'USAGE') from pg_database d where d.datname = current_database())`
 
@@ -115,7 +157,7 @@ select c.oid
 const forbiddenMaintainSQL = `
 select c.oid
   from pg_class c
- where c.relkind in ('r', 'p', 'm')
+ where c.relkind in ('r', 'p', 'm', 'f')
    and not has_table_privilege(c.oid, 'MAINTAIN')
    and not (select pg_has_role(d.datdba, 'USAGE') from pg_database d where d.datname = current_database())`
 
@@ -173,11 +215,20 @@ func alone(version int, r *relation, descendants []uint32) bool {
 	return version >= 120000 && version < 180000 && r.Kind == PartitionedTable && len(descendants) > 0 && len(descendants) <= mostHeld
 }
 
+// separate tells that ANALYZE of a table leaves what is below it as it is.
+func separate(version int, r *relation, descendants []uint32) bool {
+	return r.Kind != PartitionedTable || version >= 180000 || alone(version, r, descendants)
+}
+
 // lockTreeSQL and analyzeSkipSQL are what analyzeAlone runs, in one transaction.
 const (
 	lockTreeSQL    = `lock table only %s in share update exclusive mode`
 	analyzeSkipSQL = `analyze (skip_locked) %s`
 )
+
+// errNotAlone says that ANALYZE of a partitioned table would go on to its
+// partitions and give them rough statistics for good ones.
+var errNotAlone = errors.New("its partitions would be analyzed, too")
 
 // mostHeld is how many partitions are locked at the same time: the server's
 // lock table has room for some thousands.
@@ -201,6 +252,9 @@ func (se *session) analyzeAlone(ctx context.Context, r *relation, descendants []
 	if pg.IsCode(err, pg.InsufficientPrivilege) {
 		// Who owns the database may analyze a table that it may not lock.
 		rollback(ctx, tx)
+		if se.rough {
+			return errNotAlone
+		}
 		_, err = se.conn.Exec(ctx, fmt.Sprintf(analyzeSQL, r.Table))
 		return err
 	}
@@ -239,6 +293,7 @@ func (se *session) hold(ctx context.Context, partitions []uint32) (release func(
 		if se.holder, err = se.server.Connect(ctx, "analyze", pg.LongRunning()); err != nil {
 			return nil, fmt.Errorf("opening a session to hold partitions: %w", err)
 		}
+		se.holderPID.Store(int32(se.holder.PgConn().PID()))
 	}
 	rows, err := se.holder.Query(ctx, namesSQL, partitions)
 	if err != nil {

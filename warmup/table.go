@@ -21,6 +21,7 @@ const (
 	OrdinaryTable    Kind = "table"
 	PartitionedTable Kind = "partitioned table"
 	MaterializedView Kind = "materialized view"
+	ForeignTable     Kind = "foreign table" // only where it is asked for
 )
 
 // Table names a table, a partitioned table or a materialized view.
@@ -46,12 +47,18 @@ type relation struct {
 	Partition bool    // of a partitioned table
 	Populated bool    // false for a materialized view WITH NO DATA
 	Readable  bool    // pg_stats shows this role the table's statistics
-	Countable bool    // at least one column has a statistics target other than 0
+	Countable bool    // ANALYZE looks at a column: one that is stored, with a target other than 0
 	Own       bool    // has statistics of its own rows
 	Inherited bool    // has statistics of its rows and those of its descendants
 	Analyzed  bool    // the statistics collector remembers an ANALYZE
 	Changed   int64   // rows changed since the last ANALYZE
+	Live      int64   // rows, as the statistics collector counts them
 	Activity  int64   // rows read and written since the statistics were reset
+
+	ByHand    *time.Time // the last ANALYZE that the collector remembers
+	ByVacuum  *time.Time // the last one by autovacuum
+	Threshold float64    // autovacuum_analyze_threshold, the table's or the server's
+	Factor    float64    // autovacuum_analyze_scale_factor, likewise
 
 	children []uint32 // direct ones, partitions and inheritance children
 }
@@ -59,7 +66,8 @@ type relation struct {
 // relationsSQL lists the application tables. Sizes are not asked of tables
 // that somebody locks exclusively, since pg_relation_size would wait for them;
 // pg_class, pg_stats and the pg_stat_get functions take no lock on a table.
-// pg_stats shows only columns that the role may read, hence "readable".
+// pg_stats shows only columns that the role may read, hence "readable". Foreign
+// tables are listed if $1.
 const relationsSQL = `
 with locked as (
     select distinct l.relation
@@ -88,19 +96,28 @@ select n.nspname, c.relname, c.oid, c.relkind::text,
        has_any_column_privilege(c.oid, 'SELECT') and not row_security_active(c.oid),
        exists (select 1 from pg_attribute a
                 where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-                  and coalesce(a.attstattarget, -1) <> 0),
+                  and coalesce(a.attstattarget, -1) <> 0
+                  and (not a.atthasdef or to_jsonb(a) ->> 'attgenerated' is distinct from 'v')),
        coalesce(stats.own, false), coalesce(stats.inherited, false),
        pg_stat_get_last_analyze_time(c.oid) is not null or pg_stat_get_last_autoanalyze_time(c.oid) is not null,
        coalesce(pg_stat_get_mod_since_analyze(c.oid), 0),
+       coalesce(pg_stat_get_live_tuples(c.oid), 0),
        coalesce(pg_stat_get_tuples_returned(c.oid) + pg_stat_get_tuples_fetched(c.oid)
               + pg_stat_get_tuples_inserted(c.oid) + pg_stat_get_tuples_updated(c.oid)
-              + pg_stat_get_tuples_deleted(c.oid), 0)
+              + pg_stat_get_tuples_deleted(c.oid), 0),
+       pg_stat_get_last_analyze_time(c.oid), pg_stat_get_last_autoanalyze_time(c.oid),
+       coalesce((select max(o.option_value::float8) from pg_options_to_table(c.reloptions) o
+                  where o.option_name = 'autovacuum_analyze_threshold'),
+                current_setting('autovacuum_analyze_threshold')::float8),
+       coalesce((select max(o.option_value::float8) from pg_options_to_table(c.reloptions) o
+                  where o.option_name = 'autovacuum_analyze_scale_factor'),
+                current_setting('autovacuum_analyze_scale_factor')::float8)
   from pg_class c
   join pg_namespace n on n.oid = c.relnamespace
   left join locked on locked.relation = c.oid
   left join stats on stats.schemaname = n.nspname and stats.tablename = c.relname
   left join indexes on indexes.indrelid = c.oid
- where c.relkind in ('r', 'p', 'm')
+ where (c.relkind in ('r', 'p', 'm') or $1::boolean and c.relkind = 'f')
    and c.relpersistence <> 't'
    and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast', 'pgcutover')
    and n.nspname not like 'pg\_temp\_%' and n.nspname not like 'pg\_toast\_temp\_%'
@@ -110,9 +127,14 @@ select n.nspname, c.relname, c.oid, c.relkind::text,
 
 // relations lists the application tables, with their children.
 func relations(ctx context.Context, conn *pgx.Conn) ([]*relation, error) {
+	return allRelations(ctx, conn, false)
+}
+
+// allRelations is relations, with foreign tables if they are asked for.
+func allRelations(ctx context.Context, conn *pgx.Conn, foreign bool) ([]*relation, error) {
 	var all []*relation
 	err := untilUnlocked(ctx, func() error {
-		rows, err := conn.Query(ctx, relationsSQL)
+		rows, err := conn.Query(ctx, relationsSQL, foreign)
 		if err != nil {
 			return err
 		}
@@ -130,8 +152,8 @@ func scanRelation(row pgx.CollectableRow) (*relation, error) {
 	var kind string
 	err := row.Scan(&r.Schema, &r.Name, &r.OID, &kind, &r.Bytes, &r.Toast, &r.Indexes, &r.Pages, &r.Tuples,
 		&r.Locked, &r.Partition, &r.Populated, &r.Readable, &r.Countable, &r.Own, &r.Inherited, &r.Analyzed,
-		&r.Changed, &r.Activity)
-	r.Kind = map[string]Kind{"r": OrdinaryTable, "p": PartitionedTable, "m": MaterializedView}[kind]
+		&r.Changed, &r.Live, &r.Activity, &r.ByHand, &r.ByVacuum, &r.Threshold, &r.Factor)
+	r.Kind = map[string]Kind{"r": OrdinaryTable, "p": PartitionedTable, "m": MaterializedView, "f": ForeignTable}[kind]
 	return &r, err
 }
 
@@ -205,6 +227,29 @@ func (r *relation) descendants(known map[uint32]*relation) []uint32 {
 	}
 	walk(r)
 	return found
+}
+
+// last returns when the table was last analyzed, by hand or by autovacuum; nil
+// when the server remembers no time.
+func (r *relation) last() *time.Time {
+	switch {
+	case r.ByHand == nil:
+		return r.ByVacuum
+	case r.ByVacuum != nil && r.ByVacuum.After(*r.ByHand):
+		return r.ByVacuum
+	}
+	return r.ByHand
+}
+
+// tree is the size of a table with all that is below it.
+func (r *relation) tree(known map[uint32]*relation) int64 {
+	size := r.Bytes
+	for _, oid := range r.descendants(known) {
+		if child := known[oid]; child != nil {
+			size += child.Bytes
+		}
+	}
+	return size
 }
 
 // biggestFirst sorts so that the longest work begins first.

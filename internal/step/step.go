@@ -82,7 +82,7 @@ const (
 	Replication = "replication" // speaks the replication protocol
 	Restore     = "restore"     // what pg_restore sends changes its settings
 	Subscribe   = "subscribe"   // keeps a password out of the log
-	Analyze     = "analyze"     // changes default_statistics_target
+	Analyze     = "analyze"     // changes default_statistics_target and vacuum_cost_delay
 	Client      = "client"      // without any setting of the tool's, as the application's
 )
 

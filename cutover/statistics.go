@@ -1,0 +1,66 @@
+package cutover
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/pgcutover/pgcutover/internal/state"
+	"github.com/pgcutover/pgcutover/internal/step"
+	"github.com/pgcutover/pgcutover/warmup"
+)
+
+// Bounds of what is done for the statistics while clients are on the target
+// again. The operator looks on: what a minute is not enough for is left to
+// autovacuum or to a later command.
+const (
+	statisticsWithin = time.Minute
+	statisticsJobs   = 2
+	usageBound       = 10 * time.Second
+	// statisticsLock is below deadlock_timeout, so that no autovacuum worker that
+	// is at the table is told to give way.
+	statisticsLock = 500 * time.Millisecond
+)
+
+// gentleStatistics are the options of an ANALYZE beside live clients.
+func (c *Cutover) gentleStatistics() warmup.AnalyzeOptions {
+	return warmup.AnalyzeOptions{
+		Jobs: min(max(c.Settings.AnalyzeJobs, 1), statisticsJobs), LockTimeout: statisticsLock, Attempts: 1,
+		Within: statisticsWithin, Gently: true,
+	}
+}
+
+// refreshStatistics analyzes what has changed since it was analyzed, the tables
+// first that clients used most on the source. The target serves: worse statistics
+// are a warning, not a reason to stop.
+func (c *Cutover) refreshStatistics(ctx context.Context, facts *followFacts) {
+	warn := func(format string, args ...any) {
+		facts.Warnings = append(facts.Warnings, "statistics: "+fmt.Sprintf(format, args...))
+	}
+	o := c.gentleStatistics()
+	o.Progress = func(p warmup.AnalyzeProgress) {
+		step.Progress(ctx, "statistics: %d of %d tables, %s %s", p.Done, p.Total, p.Table, p.Outcome)
+	}
+	// The source takes no writes any more and has nothing else to do; nobody waits
+	// for this, and without it the order is less good.
+	reading, cancel := context.WithTimeout(ctx, usageBound)
+	defer cancel()
+	var err error
+	if o.Usage, err = warmup.ReadUsage(reading, c.source()); err != nil {
+		warn("which tables are used most is not known: %v", err)
+	}
+	report, err := warmup.AnalyzeTables(ctx, c.target(), nil, o)
+	if err != nil {
+		warn("%v", err)
+	}
+	unfinished := report.Unfinished()
+	facts.Analyzed, facts.Left = len(report.Tables)-len(unfinished), len(unfinished)
+	if len(unfinished) > 0 {
+		advice := "run pgcutover analyze, or leave them to autovacuum"
+		if c.Direction == state.Back {
+			advice = "autovacuum sees to them"
+		}
+		warn("%d tables have changed much since they were analyzed and could not be analyzed now, for example %s (%s): %s",
+			len(unfinished), unfinished[0].Table, unfinished[0].Explain(), advice)
+	}
+}

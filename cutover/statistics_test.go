@@ -1,0 +1,58 @@
+package cutover_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/pgcutover/pgcutover/cutover"
+	"github.com/pgcutover/pgcutover/internal/hint"
+	"github.com/pgcutover/pgcutover/internal/pgtest"
+)
+
+// watchedTable has an index by which ANALYZE tells what its session is set to: it
+// counts when it pauses. Autovacuum, whose pauses have a setting of their own,
+// leaves the table alone.
+var watchedTable = []string{
+	"create sequence public.gentle",
+	`create function public.watching(n bigint) returns bigint language plpgsql immutable as $$ begin
+		if current_setting('vacuum_cost_delay') = '10ms' then perform nextval('public.gentle'); end if;
+		return n;
+	end $$`,
+	"create table public.watched (id bigint primary key, kind int) with (autovacuum_enabled = false)",
+	"create index on public.watched (public.watching(id))",
+	"insert into public.watched select g, g % 5 from generate_series(1, 100) g",
+}
+
+// TestStatistics: a cutover waits for extended statistics, and one that is done
+// analyzes what has changed, in sessions that let clients come first.
+func TestStatistics(t *testing.T) {
+	firstPair(t, func(t *testing.T, pair pgtest.Pair) {
+		m := started(t, pair, watchedTable...)
+		pgtest.Exec(t, m.newURL, "set default_transaction_read_only = off", "create statistics public.both on id, text from public.single",
+			"create statistics public.more on id, kind from public.watched")
+		err := m.cutover(t).Run(t.Context(), t.Context())
+		if !errors.Is(err, cutover.ErrBlocked) || !strings.Contains(err.Error(), `"public"."watched" (no extended statistics public.more)`) ||
+			strings.Contains(err.Error(), "single") || !strings.Contains(hint.Of(err), "pgcutover analyze") {
+			t.Fatalf("without extended statistics: %v, hint %q", err, hint.Of(err))
+		}
+		report, err := m.Analyze(t.Context(), false)
+		if err != nil || len(report.Unfinished()) != 0 {
+			t.Fatalf("%+v, %v", report.Unfinished(), err)
+		}
+
+		pgtest.Exec(t, m.oldURL, "insert into public.watched select g, g % 5 from generate_series(101, 300) g")
+		until(t, "the rows to arrive", func() (bool, error) {
+			return pgtest.Value[int](t, m.newURL, "select n_mod_since_analyze from pg_stat_all_tables where relid = 'public.watched'::regclass") >= 200, nil
+		})
+		before := pgtest.Value[int64](t, m.newURL, "select last_value from public.gentle")
+		m.run(t)
+		// The cutover itself sets the sequence ahead by the margin of 100.
+		if after := pgtest.Value[int64](t, m.newURL, "select last_value from public.gentle"); after < before+100+250 {
+			t.Errorf("the sequence moved by %d, so that ANALYZE after the cutover paused for fewer than 250 rows", after-before)
+		}
+		until(t, "the count of changes", func() (bool, error) {
+			return pgtest.Value[int](t, m.newURL, "select n_mod_since_analyze from pg_stat_all_tables where relid = 'public.watched'::regclass") == 0, nil
+		})
+	})
+}

@@ -1,0 +1,75 @@
+package upgrade
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/pgcutover/pgcutover/internal/journal"
+	"github.com/pgcutover/pgcutover/internal/pg"
+	"github.com/pgcutover/pgcutover/internal/state"
+	"github.com/pgcutover/pgcutover/warmup"
+)
+
+func (s *start) analyze(ctx context.Context) (any, error) {
+	report, err := s.Analyze(ctx, false)
+	return report, err
+}
+
+// Analyze makes planner statistics on new, in stages, the tables first that are
+// used most on old: those that are missing, rough, older than the copy, or behind
+// the rows; or of all tables. What an earlier Analyze has done it does not do
+// again, unless it is to do all.
+func (m *Move) Analyze(ctx context.Context, all bool) (warmup.AnalyzeReport, error) {
+	o, err := m.analyzeOptions(ctx)
+	if err != nil {
+		return warmup.AnalyzeReport{}, err
+	}
+	if m.Observer != nil {
+		o.Progress = func(p warmup.AnalyzeProgress) { m.Observer.Progress("analyze", analyzeLine(p)) }
+	}
+	if all {
+		return warmup.Analyze(ctx, m.New, o)
+	}
+	return warmup.AnalyzeTables(ctx, m.New, nil, o)
+}
+
+func analyzeLine(p warmup.AnalyzeProgress) string {
+	text := fmt.Sprintf("%d of %d: %s, target %s, %s", p.Done, p.Total, p.Table, p.Target, p.Outcome)
+	if len(p.Blockers) > 0 {
+		text += " by " + p.Blockers[0].String()
+	}
+	return text
+}
+
+// analyzeOptions are the configured ones with what old and the journal know.
+func (m *Move) analyzeOptions(ctx context.Context) (warmup.AnalyzeOptions, error) {
+	o := m.Options.Analyze
+	var err error
+	if m.Old != nil {
+		if o.Usage, err = warmup.ReadUsage(ctx, m.Old); err != nil {
+			return o, err
+		}
+	}
+	o.Since, err = m.copied(ctx)
+	return o, err
+}
+
+// copied is when all rows were on new, by the journal and the clock of the tool
+// that wrote it; the zero time before, and where there is no journal.
+func (m *Move) copied(ctx context.Context) (time.Time, error) {
+	var at time.Time
+	records, err := state.Journal{Server: m.New}.Load(ctx, List, 0)
+	if pg.IsCode(err, pg.UndefinedTable, pg.InvalidSchemaName) {
+		return at, nil
+	}
+	if err != nil {
+		return at, err
+	}
+	for _, r := range records {
+		if r.Step == "copy" && r.Event == journal.Succeeded {
+			at = r.At
+		}
+	}
+	return at, nil
+}

@@ -1,0 +1,121 @@
+package warmup
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/pgcutover/pgcutover/internal/pgserver"
+	"github.com/pgcutover/pgcutover/internal/pgtest"
+)
+
+func holes(t *testing.T, url string) []string {
+	t.Helper()
+	found, err := Holes(t.Context(), open(t, url))
+	if err != nil {
+		t.Fatal(err)
+	}
+	texts := []string{}
+	for _, h := range found {
+		texts = append(texts, strings.ReplaceAll(h.String(), `"`, ""))
+	}
+	return texts
+}
+
+// extendedStep is what is done, and the hole that is there then.
+type extendedStep struct{ sql, want string }
+
+func (e extendedStep) check(t *testing.T, url string) {
+	t.Helper()
+	if e.sql == "AnalyzeTables" {
+		if _, err := AnalyzeTables(t.Context(), open(t, url), nil, AnalyzeOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	} else {
+		pgtest.Exec(t, url, strings.Split(e.sql, "; ")...)
+	}
+	if got := strings.Join(holes(t, url), ", "); got != e.want {
+		t.Errorf("after %s: %q, want %q", e.sql, got, e.want)
+	}
+}
+
+func testExtended(t *testing.T, c *pgserver.Cluster) {
+	url := pgtest.Database(t, c)
+	pgtest.Exec(t, url, "create table pairs as select g % 10 as a, g % 5 as b, g as c from generate_series(1, 1000) g",
+		"create table one as select 1 as a, 2 as b", "create table none (a int, b int)", "analyze")
+	for _, e := range []extendedStep{
+		{"create statistics pairs_ab on a, b from pairs", "public.pairs (no extended statistics public.pairs_ab)"},
+		{"AnalyzeTables", ""},
+		{"create statistics one_ab on a, b from one", "public.one (no extended statistics public.one_ab)"},
+		{"analyze one", ""}, // though a row tells little
+		{"create statistics none_ab on a, b from none; analyze none", ""},
+		{"alter table pairs alter c set statistics 0; create statistics pairs_ac on a, c from pairs; analyze pairs", ""},
+	} {
+		e.check(t, url)
+	}
+	if c.Major() >= 13 {
+		extendedStep{"create statistics pairs_0 on b, a from pairs; alter statistics pairs_0 set statistics 0", ""}.check(t, url)
+	}
+	// The kinds of which there may be nothing to say can be judged from 15 on.
+	want := ""
+	if c.Major() >= 15 {
+		want = "public.pairs (no extended statistics public.free)"
+	}
+	extendedStep{"create statistics free (dependencies) on a, b from pairs", want}.check(t, url)
+	extendedStep{"analyze pairs", ""}.check(t, url)
+
+	// The owner sees it, who is no superuser, and can mend it.
+	pgtest.Exec(t, url, "create role extended_owner login", "alter table pairs owner to extended_owner",
+		"create schema more", "create statistics more.pairs_ba on b, a from pairs")
+	t.Cleanup(func() { pgtest.Exec(t, url, "drop owned by extended_owner cascade", "drop role extended_owner") })
+	mine := pgtest.WithUser(t, url, "extended_owner", "")
+	extendedStep{"select 1", "public.pairs (no extended statistics more.pairs_ba)"}.check(t, mine)
+	extendedStep{"AnalyzeTables", ""}.check(t, mine)
+}
+
+func testExtendedTrees(t *testing.T, c *pgserver.Cluster) {
+	url := pgtest.Database(t, c)
+	pgtest.Exec(t, url, "create table parted (a int, b int) partition by range (a)",
+		"create table parted_1 partition of parted for values from (0) to (100)",
+		"insert into parted select g % 10, g % 5 from generate_series(1, 1000) g",
+		"create table parent (a int, b int)", "create table child () inherits (parent)", "insert into child select g % 10, g % 5 from generate_series(1, 100) g")
+	for _, e := range []extendedStep{
+		{"analyze parted_1; analyze child", "public.parent (no statistics over the whole tree), public.parted (no statistics)"},
+		{"AnalyzeTables", ""},
+		{"create statistics parted_ab on a, b from parted", "public.parted (no extended statistics public.parted_ab)"},
+		{"analyze parted_1", "public.parted (no extended statistics public.parted_ab)"},
+		{"AnalyzeTables", ""},
+	} {
+		e.check(t, url)
+	}
+	if c.Major() < 15 { // a parent that is no partitioned table has none of the tree
+		extendedStep{"create statistics parent_ab on a, b from parent", ""}.check(t, url)
+		return
+	}
+	extendedStep{"create statistics parent_ab on a, b from parent", "public.parent (no extended statistics public.parent_ab)"}.check(t, url)
+	extendedStep{"AnalyzeTables", ""}.check(t, url)
+}
+
+// testProbe is about tables of which nobody has counted anything, looked into by
+// somebody who may not read all of them.
+func testProbe(t *testing.T, c *pgserver.Cluster) {
+	url := pgtest.Database(t, c)
+	pgtest.Exec(t, url, "create role prober login", fmt.Sprintf(`do $$ begin for n in 1 .. %d loop
+		execute format('create table had_%%s (a int)', n);
+		execute format('insert into had_%%s values (1)', n);
+		execute format('delete from had_%%s', n);
+		execute format('grant select on had_%%s to prober', n);
+		end loop; end $$`, probedTogether+5),
+		"insert into had_3 values (1)", "insert into had_104 values (1)", "revoke select on had_7 from prober", "select pg_stat_reset()")
+	t.Cleanup(func() { pgtest.Exec(t, url, "drop owned by prober", "drop role prober") })
+	waitForCollector(t, url)
+	want := []string{"public.had_104 (no statistics)", "public.had_3 (no statistics)"}
+	if got := holes(t, url); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	want = append(want, "public.had_7 (no statistics)") // rather named than overlooked
+	if got := holes(t, pgtest.WithUser(t, url, "prober", "")); !slices.Equal(got, want) {
+		t.Errorf("without the right to read one: %q, want %q", got, want)
+	}
+}

@@ -1,0 +1,93 @@
+package warmup
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// sentryEvery is how often it is looked for sessions that wait for an ANALYZE.
+const sentryEvery = 200 * time.Millisecond
+
+// waitedForSQL returns those of the processes $1 that others wait for: for a lock
+// that they hold or are before them in the queue for.
+const waitedForSQL = `
+select distinct b.pid
+  from pg_locks l
+  cross join lateral unnest(pg_blocking_pids(l.pid)) as b(pid)
+ where not l.granted
+   and l.pid <> all($1::int[])
+   and b.pid = any($1::int[])`
+
+// cancelSQL ends the statement of a process, not its session.
+const cancelSQL = `select pg_cancel_backend($1)`
+
+// watched lets ANALYZE give way, if it is to be gentle, as one by autovacuum does
+// by itself: as long as it works, an ALTER TABLE of the application waits, and
+// behind that everybody who wants the table. What it returns ends that.
+func (a *analysis) watched(ctx context.Context, sessions *sessions) (end func() error, err error) {
+	if !a.options.Gently || len(sessions.all) == 0 {
+		return func() error { return nil }, nil
+	}
+	conn, err := a.server.Connect(ctx, "analyze", nil)
+	if err != nil {
+		return nil, fmt.Errorf("opening a session that looks for who waits: %w", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- watch(ctx, conn, sessions) }()
+	return func() error {
+		cancel()
+		err := <-ended
+		endSession(ctx, conn)
+		return err
+	}, nil
+}
+
+// watch looks until ctx ends.
+func watch(ctx context.Context, conn *pgx.Conn, sessions *sessions) error {
+	tick := time.NewTicker(sentryEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if err := giveWay(ctx, conn, sessions); err != nil && ctx.Err() == nil {
+			return err
+		}
+	}
+}
+
+// giveWay ends those ANALYZE that somebody waits for.
+func giveWay(ctx context.Context, conn *pgx.Conn, sessions *sessions) error {
+	var pids []int32
+	owner := map[int32]*session{}
+	for _, se := range sessions.all {
+		for _, pid := range []int32{se.pid.Load(), se.holderPID.Load()} {
+			if pid != 0 {
+				pids = append(pids, pid)
+				owner[pid] = se
+			}
+		}
+	}
+	rows, err := conn.Query(ctx, waitedForSQL, pids)
+	if err != nil {
+		return fmt.Errorf("looking for sessions that wait for ANALYZE: %w", err)
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowTo[int32])
+	if err != nil {
+		return fmt.Errorf("looking for sessions that wait for ANALYZE: %w", err)
+	}
+	for _, pid := range found {
+		se := owner[pid]
+		se.gaveWay.Store(true)
+		if _, err := conn.Exec(ctx, cancelSQL, se.pid.Load()); err != nil {
+			return fmt.Errorf("ending an ANALYZE that somebody waits for: %w", err)
+		}
+	}
+	return nil
+}
