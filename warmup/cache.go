@@ -6,12 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
-
-	"github.com/jackc/pgx/v5"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/pgcutover/pgcutover/internal/pg"
 )
@@ -27,20 +22,45 @@ type WarmOptions struct {
 	// 0 means three quarters of the server's shared_buffers. Tables that are
 	// smaller than an equal share get all of it; the others share the rest.
 	Budget int64
+	// Beside is how many databases share the budget, this one included; less than
+	// two means that it has all of it.
+	Beside int
 	// Jobs is the number of tables read at the same time; 0 means 4.
 	Jobs int
 	// PerTable bounds the time for one table: no statement may take longer,
 	// and none begins later. 0 means 2 minutes.
 	PerTable time.Duration
-	// Total bounds the time for all tables: none is begun later. 0 means 15
+	// Total bounds the time for all tables: nothing is begun later. 0 means 15
 	// minutes.
 	Total time.Duration
 	// LockTimeout bounds the wait for a table that somebody locks exclusively;
 	// 0 means 1 second.
 	LockTimeout time.Duration
-	// Progress, which may be nil, is called after each table, by one goroutine
-	// at a time. It must return soon.
+	// Hot, which may be nil, is what production uses, by ReadHotSet: it decides
+	// order and budget, and which blocks are read besides the newest rows.
+	Hot *HotSet
+	// Columns names, for tables as "schema.table", the column that tells how old
+	// a row is, where its name does not. It needs an index.
+	Columns map[string]string
+	// Rate is the most bytes a second that all jobs together read from outside
+	// the cache; 0 means no bound.
+	Rate int64
+	// NoPrewarm reads everything by queries, also where pg_prewarm is installed.
+	NoPrewarm bool
+	// Progress, which may be nil, is called after each table's rows, by one
+	// goroutine at a time. It must return soon.
 	Progress func(WarmProgress)
+}
+
+// size writes bytes for people.
+func size(bytes int64) string {
+	switch {
+	case bytes >= 10<<30:
+		return fmt.Sprintf("%d GB", bytes>>30)
+	case bytes >= 10<<20:
+		return fmt.Sprintf("%d MB", bytes>>20)
+	}
+	return fmt.Sprintf("%d kB", bytes>>10)
 }
 
 func (o WarmOptions) withDefaults() WarmOptions {
@@ -50,6 +70,8 @@ func (o WarmOptions) withDefaults() WarmOptions {
 	o.PerTable = cmp.Or(max(o.PerTable, 0), 2*time.Minute)
 	o.Total = cmp.Or(max(o.Total, 0), 15*time.Minute)
 	o.LockTimeout = cmp.Or(max(o.LockTimeout, 0), time.Second)
+	o.PerTable = min(o.PerTable, o.Total)
+	o.Rate = max(o.Rate, 0)
 	return o
 }
 
@@ -61,6 +83,7 @@ const (
 	ByColumn     Method = "recent by column" // rows of the last Recent, through the column's index
 	ByPrimaryKey Method = "primary key"      // highest keys first
 	LastBlocks   Method = "last blocks"      // from the end of the table's file
+	HotBlocks    Method = "hot blocks"       // those that production keeps in its cache, and no others
 	NotRead      Method = "not read"         // see Skipped
 )
 
@@ -71,9 +94,14 @@ type TableWarmth struct {
 	Column  string        `json:"column,omitempty"` // whose order was followed
 	Rows    int64         `json:"rows"`
 	Bytes   int64         `json:"bytes"`             // of cache: blocks of the table, out-of-line values, indexes read whole
+	Read    int64         `json:"read"`              // bytes of them, and on the way to them, that were not in the cache
 	Share   int64         `json:"share"`             // of the budget, in bytes
+	Ranges  int           `json:"ranges,omitempty"`  // of blocks that are hot on old, read besides
+	Blocks  bool          `json:"blocks,omitempty"`  // the newest rows lie at the end and were read by block, uncounted
 	Indexes []IndexWarmth `json:"indexes,omitempty"` // what was touched of each
 	Took    time.Duration `json:"took_ns"`
+	Moved   bool          `json:"moved,omitempty"`   // rows are in another order than on old: its hot blocks could not be found
+	Hint    string        `json:"hint,omitempty"`    // what would help to find the newest rows
 	Skipped string        `json:"skipped,omitempty"` // why nothing was read
 	Warning string        `json:"warning,omitempty"` // why it was not read as far as meant
 
@@ -92,7 +120,10 @@ func (t TableWarmth) String() string {
 	case NotRead:
 		return fmt.Sprintf("%s: not read: %s", t.Table, t.Skipped)
 	}
-	return fmt.Sprintf("%s: %s, %d rows, %d bytes, %s", t.Table, how, t.Rows, t.Bytes, t.Took.Round(time.Millisecond))
+	if t.Ranges > 0 {
+		how += fmt.Sprintf(" and %d hot ranges", t.Ranges)
+	}
+	return fmt.Sprintf("%s: %s, %s, %s of them read, %s", t.Table, how, size(t.Bytes), size(t.Read), t.Took.Round(time.Millisecond))
 }
 
 // WarmReport is what Warm did, also when it returns an error.
@@ -100,7 +131,12 @@ type WarmReport struct {
 	Tables   []TableWarmth `json:"tables"` // ordered by name; empty tables are left out
 	Rows     int64         `json:"rows"`
 	Bytes    int64         `json:"bytes"`
+	Read     int64         `json:"read"` // bytes that were not in the cache
 	Budget   int64         `json:"budget"`
+	Prewarm  bool          `json:"prewarm"`          // by pg_prewarm
+	Source   HotSource     `json:"source,omitempty"` // of what is hot
+	Advice   string        `json:"advice,omitempty"` // the statement that would make it cheaper
+	At       time.Time     `json:"at"`               // when it began
 	Took     time.Duration `json:"took_ns"`
 	Warnings []string      `json:"warnings,omitempty"` // a line for each table that was not read as meant
 }
@@ -117,7 +153,20 @@ type WarmProgress struct {
 // application table the newest rows, whole, with their out-of-line values, and
 // the indexes that lead to them. It reads through indexes or by block ranges,
 // never by a sequential scan, which on a big table leaves nothing behind in
-// shared_buffers (a ring of 256 kB). It writes nothing.
+// shared_buffers (a ring of 256 kB), and by pg_prewarm where that is installed
+// and the newest rows are found to lie at the end. Indexes come last, so that
+// no rows push them out. It writes nothing, holds no lock but ACCESS SHARE, and
+// that for moments.
+//
+// With o.Hot the tables come in the order of their use on old, each with as much
+// of the budget as production keeps of it in the cache of old; after the newest
+// rows those blocks are read that are hot on old, where the order of rows on new
+// is found to be the same, and indexes as much as they are used. Without it
+// every table gets an equal share.
+//
+// Where pg_buffercache may be read, no more is read than there are buffers that
+// are free or were used once at most: nothing that is hot on this server has to
+// go. Blocks that are in the cache already cost nothing.
 //
 // The newest rows are those of the last o.Recent by an indexed timestamp or
 // date column whose highest value is plausible (not in the future, not older
@@ -134,8 +183,8 @@ type WarmProgress struct {
 func Warm(ctx context.Context, s *pg.Server, o WarmOptions) (report WarmReport, err error) {
 	began := time.Now()
 	o = o.withDefaults()
-	w := &warming{server: s, options: o, deadline: began.Add(o.Total), grouped: map[string]int{}}
-	w.report.Tables = []TableWarmth{} // a list in JSON, never null
+	w := &warming{server: s, options: o, deadline: began.Add(o.Total), grouped: map[string]int{}, pace: &pace{rate: o.Rate}}
+	w.report.Tables, w.report.At = []TableWarmth{}, began.UTC() // a list in JSON, never null
 	defer func() {
 		for _, text := range slices.Sorted(maps.Keys(w.grouped)) {
 			w.report.Warnings = append(w.report.Warnings, fmt.Sprintf("%d tables: %s", w.grouped[text], text))
@@ -146,223 +195,12 @@ func Warm(ctx context.Context, s *pg.Server, o WarmOptions) (report WarmReport, 
 			return cmp.Or(cmp.Compare(a.Schema, b.Schema), cmp.Compare(a.Name, b.Name))
 		})
 	}()
-	tables, err := w.plan(ctx)
+	readers, err := w.plan(ctx)
 	if err == nil {
-		err = w.readAll(ctx, tables)
+		err = w.readAll(ctx, readers)
 	}
 	if err != nil {
 		return report, fmt.Errorf("warming the %s server: %w", s.Side(), err)
 	}
 	return report, nil
-}
-
-// warming is one call of Warm.
-type warming struct {
-	server    *pg.Server
-	options   WarmOptions
-	deadline  time.Time // no table is begun later
-	blockSize int64
-	prewarm   string // the function pg_prewarm, quoted with its schema; empty without it
-
-	mu      sync.Mutex // guards what follows, and Progress
-	report  WarmReport
-	grouped map[string]int // warnings that concern many tables
-}
-
-// share is a table and the part of the budget it may take.
-type share struct {
-	*relation
-	bytes int64
-}
-
-// settings are those of a session that reads. Rows are to come through
-// indexes, in their order; that their order is known only to an index is what
-// keeps the planner, which may have no statistics yet, from sorting the table.
-func (w *warming) settings() map[string]string {
-	settings := map[string]string{
-		"statement_timeout":               milliseconds(w.options.PerTable),
-		"lock_timeout":                    milliseconds(w.options.LockTimeout),
-		"default_transaction_read_only":   "on",
-		"enable_seqscan":                  "off",
-		"enable_bitmapscan":               "off",
-		"enable_sort":                     "off",
-		"enable_hashjoin":                 "off",
-		"enable_mergejoin":                "off",
-		"max_parallel_workers_per_gather": "0",
-	}
-	if w.server.Version() >= 110000 {
-		settings["jit"] = "off"
-	}
-	return settings
-}
-
-// serverFactsSQL returns the size of the cache and of a block, and where
-// pg_prewarm is, if it is installed and this role may call it.
-// Postgres manual: F.32, pg_prewarm.
-const serverFactsSQL = `
-select (select setting::bigint from pg_settings where name = 'shared_buffers') * current_setting('block_size')::bigint,
-       current_setting('block_size')::bigint,
-       coalesce((select quote_ident(n.nspname) || '.pg_prewarm'
-                   from pg_extension e
-                   join pg_namespace n on n.oid = e.extnamespace
-                   join pg_depend d on d.refclassid = 'pg_extension'::regclass and d.refobjid = e.oid
-                                   and d.classid = 'pg_proc'::regclass and d.deptype = 'e'
-                   join pg_proc p on p.oid = d.objid and p.proname = 'pg_prewarm'
-                  where e.extname = 'pg_prewarm'
-                    and has_schema_privilege(n.oid, 'USAGE') and has_function_privilege(p.oid, 'EXECUTE')
-                  limit 1), '')`
-
-// plan lists the tables to read, with their shares of the budget, biggest
-// first, and notes those that are skipped.
-func (w *warming) plan(ctx context.Context) ([]share, error) {
-	conn, err := w.server.Connect(ctx, "warm", map[string]string{"lock_timeout": milliseconds(w.options.LockTimeout)})
-	if err != nil {
-		return nil, fmt.Errorf("opening a session to list tables: %w", err)
-	}
-	defer endSession(ctx, conn)
-	var buffers int64
-	if err := conn.QueryRow(ctx, serverFactsSQL).Scan(&buffers, &w.blockSize, &w.prewarm); err != nil {
-		return nil, fmt.Errorf("asking for the size of the cache: %w", err)
-	}
-	w.report.Budget = cmp.Or(max(w.options.Budget, 0), buffers/4*3)
-	all, err := relations(ctx, conn)
-	if err != nil {
-		return nil, err
-	}
-	var tables []share
-	for _, r := range all {
-		switch {
-		case r.Kind == PartitionedTable || !r.Populated || r.Bytes == 0:
-		case r.Locked:
-			w.note(TableWarmth{Table: r.Table, Method: NotRead, Skipped: "it is locked exclusively"}, 0, 0)
-		default:
-			tables = append(tables, share{relation: r})
-		}
-	}
-	w.share(tables)
-	slices.SortStableFunc(tables, func(a, b share) int { return cmp.Compare(b.bytes, a.bytes) })
-	return tables, nil
-}
-
-// share divides the budget. When there is not a block for everybody, the
-// tables that were read and written most get one.
-func (w *warming) share(tables []share) {
-	slices.SortStableFunc(tables, func(a, b share) int { return cmp.Compare(b.Activity, a.Activity) })
-	tables = tables[:min(int64(len(tables)), w.report.Budget/w.blockSize)]
-	wants := make([]int64, len(tables))
-	for i, t := range tables {
-		wants[i] = t.Bytes + t.Toast + t.Indexes
-	}
-	for i, bytes := range divide(w.report.Budget, wants) {
-		tables[i].bytes = bytes
-	}
-}
-
-// divide gives everybody an equal part of the budget, but nobody more than it
-// wants; what some leave over goes to the others. The parts add up to no more
-// than the budget.
-func divide(budget int64, wants []int64) []int64 {
-	order := make([]int, len(wants))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(wants[a], wants[b]) })
-	parts := make([]int64, len(wants))
-	for done, i := range order {
-		parts[i] = min(max(wants[i], 0), budget/int64(len(order)-done))
-		budget -= parts[i]
-	}
-	return parts
-}
-
-// readAll reads the tables in o.Jobs sessions.
-func (w *warming) readAll(ctx context.Context, tables []share) error {
-	g, ctx := errgroup.WithContext(ctx)
-	var next, done atomic.Int64
-	for range min(w.options.Jobs, len(tables)) {
-		g.Go(func() error {
-			var conn *pgx.Conn
-			defer func() { endSession(ctx, conn) }()
-			for {
-				at := int(next.Add(1)) - 1
-				if at >= len(tables) {
-					return nil
-				}
-				if conn == nil || conn.IsClosed() {
-					endSession(ctx, conn)
-					var err error
-					if conn, err = w.server.Connect(ctx, "warm", w.settings()); err != nil {
-						return fmt.Errorf("opening a session to read tables: %w", err)
-					}
-				}
-				warmth := w.one(ctx, conn, tables[at])
-				if ctx.Err() != nil {
-					return fmt.Errorf("reading %s: %w", tables[at].Table, cancelled(ctx))
-				}
-				w.note(warmth, int(done.Add(1)), len(tables))
-			}
-		})
-	}
-	return g.Wait()
-}
-
-// one reads a table and turns any error into a warning.
-func (w *warming) one(ctx context.Context, conn *pgx.Conn, t share) TableWarmth {
-	began := time.Now()
-	r := &reader{
-		warming: w, conn: conn, relation: t.relation,
-		deadline: began.Add(w.options.PerTable),
-		warmth:   TableWarmth{Table: t.Table, Method: NotRead, Share: t.bytes},
-		seen:     map[int64]bool{},
-	}
-	var err error
-	switch {
-	case began.After(w.deadline):
-		r.warmth.Skipped, r.warmth.grouped = fmt.Sprintf("the time for all tables (%s) was over", w.options.Total), true
-	case t.bytes < w.blockSize:
-		r.warmth.Skipped, r.warmth.grouped = fmt.Sprintf("the budget of %d bytes is too small for so many tables", w.report.Budget), true
-	default:
-		err = r.read(ctx)
-	}
-	if err != nil {
-		w.explain(ctx, conn, r, err)
-	}
-	r.warmth.Took = time.Since(began)
-	return r.warmth
-}
-
-// explain puts an error into the table's line.
-func (w *warming) explain(ctx context.Context, conn *pgx.Conn, r *reader, err error) {
-	text := err.Error()
-	switch {
-	case pg.IsCode(err, pg.LockNotAvailable):
-		text = "it is locked"
-		if blockers, errAsk := blockersOf(ctx, conn, r.Table, 0, []uint32{r.OID}); errAsk == nil && len(blockers) > 0 {
-			text += ": " + blockers[0].String()
-		}
-	case pg.IsCode(err, pg.QueryCanceled):
-		text = fmt.Sprintf("a statement took longer than %s", w.options.PerTable)
-	}
-	if r.warmth.Method == NotRead || r.warmth.Rows == 0 {
-		r.warmth.Method, r.warmth.Skipped = NotRead, text
-		return
-	}
-	r.warmth.Warning = text
-}
-
-// note writes into the report and tells the caller.
-func (w *warming) note(t TableWarmth, done, total int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.report.Tables = append(w.report.Tables, t)
-	w.report.Rows += t.Rows
-	w.report.Bytes += t.Bytes
-	if text := cmp.Or(t.Warning, t.Skipped); text != "" && t.grouped {
-		w.grouped[text]++
-	} else if text != "" && !t.quiet {
-		w.report.Warnings = append(w.report.Warnings, fmt.Sprintf("%s: %s", t.Table, text))
-	}
-	if w.options.Progress != nil && total > 0 {
-		w.options.Progress(WarmProgress{Table: t, Done: done, Total: total, Bytes: w.report.Bytes})
-	}
 }

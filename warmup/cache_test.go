@@ -322,7 +322,7 @@ func testWarmAllKinds(t *testing.T, c *pgserver.Cluster) {
 		t.Errorf("got %q\nwant %q", got, want)
 	}
 	last := progress[len(progress)-1]
-	if len(progress) != len(want) || last.Done != len(want) || last.Total != len(want) || last.Bytes != report.Bytes {
+	if len(progress) != len(want) || last.Done != len(want) || last.Total != len(want) || last.Bytes == 0 || last.Bytes > report.Bytes {
 		t.Errorf("%d times progress, last %+v", len(progress), last)
 	}
 }
@@ -386,6 +386,10 @@ func testBudget(t *testing.T, c *pgserver.Cluster) {
 	if report, err = Warm(t.Context(), open(t, url), WarmOptions{}); err != nil || report.Budget != 48<<20 {
 		t.Errorf("budget %d, %v", report.Budget, err)
 	}
+	// Of which databases that are moved together have a part each.
+	if report, err = Warm(t.Context(), open(t, url), WarmOptions{Beside: 3}); err != nil || report.Budget != 16<<20 {
+		t.Errorf("budget %d, %v", report.Budget, err)
+	}
 	// Too little for everybody.
 	if report, err = Warm(t.Context(), open(t, url), WarmOptions{Budget: 100}); err != nil || report.Rows != 0 || len(report.Warnings) != 1 {
 		t.Errorf("%+v, %v", report, err)
@@ -444,7 +448,7 @@ func testWarmOwner(t *testing.T, c *pgserver.Cluster) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if items := warmthOf(t, report, "items"); items.Rows != 3000 || items.Warning != "" || items.Indexes[len(items.Indexes)-1].How != Prewarmed {
+	if items := warmthOf(t, report, "items"); items.Bytes == 0 || items.Warning != "" || items.Indexes[len(items.Indexes)-1].How != Prewarmed {
 		t.Errorf("%+v", items)
 	}
 	if child := warmthOf(t, report, "child"); child.Method != NotRead || !strings.Contains(child.Skipped, "permission denied") {

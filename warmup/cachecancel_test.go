@@ -66,7 +66,11 @@ func TestDivide(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		budget := rapid.Int64Range(0, 1<<50).Draw(t, "budget")
 		wants := rapid.SliceOfN(rapid.Int64Range(0, 1<<48), 0, 50).Draw(t, "wants")
-		parts := divide(budget, wants)
+		weights := make([]float64, len(wants))
+		for i := range weights {
+			weights[i] = 1
+		}
+		parts := divide(budget, wants, weights)
 		var sum, all, least int64
 		least = 1 << 62
 		for i, part := range parts {

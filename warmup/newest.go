@@ -146,6 +146,12 @@ func (r *reader) byAge(ctx context.Context, indexes []index) (*order, error) {
 			candidates = append(candidates, i)
 		}
 	}
+	if column := r.column(r.Table); column != "" {
+		candidates = slices.DeleteFunc(candidates, func(i index) bool { return i.Columns[0] != column })
+		if len(candidates) == 0 {
+			r.warmth.Hint = fmt.Sprintf("warm.columns names %s, which is no timestamp or date with an index", column)
+		}
+	}
 	slices.SortStableFunc(candidates, func(a, b index) int {
 		return cmp.Or(cmp.Compare(ageRank(a.Columns[0]), ageRank(b.Columns[0])), cmp.Compare(len(a.Columns), len(b.Columns)))
 	})

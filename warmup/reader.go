@@ -1,7 +1,6 @@
 package warmup
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,83 +37,158 @@ type reader struct {
 	*warming
 	*relation
 	conn     *pgx.Conn
-	deadline time.Time // no statement is begun later
+	deadline time.Time // nothing is begun later
 	warmth   TableWarmth
+	hot      *HotTable      // nil when nothing is known
+	oids     []uint32       // of the table, its TOAST table and their indexes
 	seen     map[int64]bool // blocks of the table that were read
+	limit    int64          // bytes that may be taken for now, of the share
+	indexes  []index
+	way      *order // to the newest rows, if there is one
+
+	wantRows, wantToast int64
+	wantIndexes         map[string]int64 // bytes; an index that is not there is left out
 }
 
 // fetchRows is how many rows are read between two looks at budget and clock,
-// and chunkBlocks how many blocks.
+// and chunkBlocks how many blocks. longest is how long a transaction may last:
+// who alters the table waits for it.
 const (
 	fetchRows   = 2000
 	chunkBlocks = 256
+	longest     = 200 * time.Millisecond
 )
 
-// read reads the table's newest rows and its indexes, as far as its share and
-// its time go.
-func (r *reader) read(ctx context.Context) error {
+// readRows reads the table's newest rows, then what else is hot of it.
+func (r *reader) readRows(ctx context.Context) error {
 	indexes, err := indexesOf(ctx, r.conn, r.relation)
 	if err != nil {
 		return err
 	}
-	way, err := r.newest(ctx, indexes)
-	if errors.Is(err, errNotRecent) {
-		r.warmth.Skipped, r.warmth.quiet = err.Error(), true
-		return nil
-	}
+	r.indexes = indexes
+	ranges, err := r.hotRanges(ctx)
 	if err != nil {
 		return err
 	}
-	if way != nil {
-		var followed bool
-		if followed, err = r.readAlong(ctx, *way, indexes); err != nil {
+	r.limit = r.most()
+	r.way, err = r.newest(ctx, indexes)
+	old := errors.Is(err, errNotRecent)
+	switch {
+	case old && len(ranges) == 0:
+		r.warmth.Skipped, r.warmth.quiet = err.Error(), true
+		return nil
+	case err != nil && !old:
+		return err
+	case r.way == nil && len(ranges) > 0:
+		r.warmth.Method = HotBlocks
+	default:
+		if len(ranges) > 0 {
+			r.limit = max(r.limit/(newestPart+1), min(leastNewest, r.limit/2))
+		}
+		if err := r.readNewest(ctx); err != nil {
 			return err
 		}
-		if !followed {
-			way = nil
-		}
 	}
-	if way == nil {
-		if err := r.readLastBlocks(ctx, indexes); err != nil {
+	r.limit = r.most()
+	if err := r.readRanges(ctx, ranges); err != nil {
+		return err
+	}
+	return r.readToast(ctx)
+}
+
+// readNewest reads the newest rows: by block if they lie at the end of the file,
+// else along the index that leads to them.
+func (r *reader) readNewest(ctx context.Context) error {
+	if r.prewarm != "" {
+		r.limit -= r.wantToast // its turn comes later
+		done, err := r.prewarmRows(ctx, r.way)
+		r.limit += r.wantToast
+		if err != nil {
 			return err
 		}
+		if done {
+			r.warmth.Blocks, r.warmth.Method = true, LastBlocks
+			if r.way != nil {
+				r.warmth.Method, r.warmth.Column = r.way.method, r.way.index.Columns[0]
+			}
+			return nil
+		}
 	}
-	return r.readIndexes(ctx, way, indexes)
+	if r.way != nil {
+		followed, err := r.readAlong(ctx, *r.way, r.indexes)
+		if err != nil || followed {
+			return err
+		}
+		r.way = nil
+	}
+	return r.readLastBlocks(ctx)
+}
+
+// most is how many bytes the rows may take.
+func (r *reader) most() int64 {
+	if r.wantRows >= r.Bytes && r.wantToast >= r.Toast {
+		return max(r.warmth.Share, 1) // all of them
+	}
+	if r.prewarm == "" {
+		return r.warmth.Share // rows bring pages of the indexes along
+	}
+	return r.wantRows + r.wantToast
 }
 
 // full reports whether the share, the rows or the time are used up.
 func (r *reader) full() bool {
-	return r.warmth.Bytes >= r.warmth.Share || r.warmth.Rows >= r.options.Rows || time.Now().After(r.deadline)
+	return max(r.warmth.Bytes, r.warmth.Read) >= r.limit || r.warmth.Rows >= r.options.Rows || r.over()
 }
 
 // rowSQL is what is asked of each row: %[1]s is the table, %[2]s looks the row
-// up through other unique indexes.
+// up through other unique indexes, %[3]s is the key that is followed, as text.
 //
 // t.* as a whole makes the server fetch out-of-line values, since a composite
 // value may hold none; pg_column_size of a single column would not. They are
 // not decompressed. The block is the first part of the row's ctid.
-const rowSQL = `select pg_column_size(t.*), (t.ctid::text::point)[0]::bigint, %[2]s from only %[1]s t`
+const rowSQL = `select pg_column_size(t.*), (t.ctid::text::point)[0]::bigint, %[2]s, %[3]s from only %[1]s t`
 
 // alongSQL walks through an index: %[1]s is rowSQL, %[2]s the condition, %[3]s
-// the order.
-const alongSQL = `%[1]s %[2]s order by %[3]s`
+// the order, %[4]d how many rows of the first key have been read.
+const alongSQL = `%[1]s %[2]s order by %[3]s offset %[4]d`
+
+// along is where a walk through an index has come to.
+type along struct {
+	way    order
+	looked []index // looked up on the way
+	key    *string // the last row's
+	same   int64   // rows that have it
+}
+
+// sql continues the walk.
+func (r *reader) alongSQL(a along) string {
+	column := "t." + pgx.Identifier{a.way.index.Columns[0]}.Sanitize()
+	var conditions []string
+	if a.way.since != "" {
+		conditions = append(conditions, fmt.Sprintf("%s >= %s", column, a.way.since))
+	}
+	if a.key != nil {
+		conditions = append(conditions, fmt.Sprintf("%s <= %s::pg_catalog.%s", column, pg.Literal(*a.key), a.way.index.Types[0]))
+	}
+	where := ""
+	if len(conditions) > 0 {
+		where = "where " + strings.Join(conditions, " and ")
+	}
+	row := fmt.Sprintf(rowSQL, r.Table, r.lookups(a.looked), column+"::text")
+	return fmt.Sprintf(alongSQL, row, where, a.way.by(), a.same)
+}
 
 // readAlong reads rows along an index until they are too old. It reports false
 // when the server would not follow the index.
 func (r *reader) readAlong(ctx context.Context, way order, indexes []index) (bool, error) {
-	column := "t." + pgx.Identifier{way.index.Columns[0]}.Sanitize()
-	where := ""
-	if way.since != "" {
-		where = fmt.Sprintf("where %s >= %s", column, way.since)
-	}
-	sql, looked, err := r.withLookups(ctx, unique(indexes, way.index.OID), func(lookups string) string {
-		return fmt.Sprintf(alongSQL, fmt.Sprintf(rowSQL, r.Table, lookups), where, way.by())
+	looked, usable, err := r.usableLookups(ctx, unique(indexes, way.index.OID), func(looked []index) string {
+		return r.alongSQL(along{way: way, looked: looked})
 	})
-	if sql == "" || err != nil {
+	if !usable || err != nil {
 		return false, err
 	}
 	r.warmth.Method, r.warmth.Column = way.method, way.index.Columns[0]
-	err = r.walk(ctx, sql)
+	err = r.walk(ctx, along{way: way, looked: looked})
 	r.touched(Followed, way.index)
 	for _, i := range looked {
 		r.touched(LookedUp, i)
@@ -128,47 +202,54 @@ func (r *reader) readAlong(ctx context.Context, way order, indexes []index) (boo
 func (r *reader) portion(sofar, most int64) int64 {
 	const first = 8
 	if sofar == 0 {
-		return max(min(first, r.warmth.Share/r.blockSize), 1)
+		return max(min(first, r.limit/r.blockSize), 1)
 	}
 	each := max(r.warmth.Bytes/sofar, 1)
-	return min(most, 2*sofar, (r.warmth.Share-r.warmth.Bytes)/each+1)
+	return max(min(most, 2*sofar, (r.limit-r.warmth.Bytes)/each+1), 1)
 }
 
-// walk reads the rows of a query through a cursor, so that it can stop after
-// any portion.
-func (r *reader) walk(ctx context.Context, sql string) error {
-	tx, err := r.conn.Begin(ctx)
-	if err != nil {
-		return fmt.Errorf("reading rows: %w", err)
-	}
-	defer rollback(ctx, tx)
-	if _, err := tx.Exec(ctx, "declare pgcutover_warm no scroll cursor for "+sql); err != nil {
-		return fmt.Errorf("reading rows: %w", err)
-	}
-	for !r.full() {
-		portion := min(r.portion(r.warmth.Rows, fetchRows), r.options.Rows-r.warmth.Rows)
-		rows, err := r.count(ctx, tx, fmt.Sprintf("fetch %d from pgcutover_warm", portion))
+// walk reads rows along an index, by cursors that live for a moment each.
+func (r *reader) walk(ctx context.Context, a along) error {
+	for end := false; !end && !r.full(); {
+		err := r.counted(ctx, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, "declare pgcutover_warm no scroll cursor for "+r.alongSQL(a)); err != nil {
+				return err
+			}
+			for began := time.Now(); !end && !r.full() && time.Since(began) < longest; {
+				portion := min(r.portion(r.warmth.Rows, r.fewer(fetchRows)), r.options.Rows-r.warmth.Rows)
+				n, err := r.count(ctx, tx, fmt.Sprintf("fetch %d from pgcutover_warm", portion), &a)
+				if err != nil {
+					return err
+				}
+				if end = n < portion; r.pace.rate > 0 {
+					return nil // what it read is to be paid for
+				}
+			}
+			return nil
+		})
 		if err != nil {
 			return fmt.Errorf("reading rows: %w", err)
-		}
-		if rows < portion {
-			break
 		}
 	}
 	return nil
 }
 
+// fewer is how many of most rows are read between two looks at the pace: each
+// may drag in a block.
+func (r *reader) fewer(most int64) int64 { return most * r.pace.most() / chunkBlocks }
+
 // count runs a statement that returns rows of rowSQL and adds them up: a block
 // counts once, and a row's size when it is so big that values of it lie out of
 // line.
-func (r *reader) count(ctx context.Context, tx pgx.Tx, sql string) (int64, error) {
+func (r *reader) count(ctx context.Context, tx pgx.Tx, sql string, a *along) (int64, error) {
 	const inline = 2048 // TOAST_TUPLE_TARGET, about
 	rows, err := tx.Query(ctx, sql)
 	if err != nil {
 		return 0, err
 	}
 	var n, size, block, found int64
-	_, err = pgx.ForEachRow(rows, []any{&size, &block, &found}, func() error {
+	var key *string
+	_, err = pgx.ForEachRow(rows, []any{&size, &block, &found, &key}, func() error {
 		n++
 		r.warmth.Rows++
 		if !r.seen[block] {
@@ -178,9 +259,20 @@ func (r *reader) count(ctx context.Context, tx pgx.Tx, sql string) (int64, error
 		if size > inline {
 			r.warmth.Bytes += size
 		}
+		if a != nil {
+			a.passed(key)
+		}
 		return nil
 	})
 	return n, err
+}
+
+// passed notes a row's key.
+func (a *along) passed(key *string) {
+	if key == nil || a.key == nil || *key != *a.key {
+		a.same = 0
+	}
+	a.key, a.same = key, a.same+1
 }
 
 // lastBlocksSQL reads a range of blocks, on 14 and later. The bounds are
@@ -198,40 +290,60 @@ const lastBlocks10SQL = `%[1]s
 // errIndirect says that the server would read or sort the whole table.
 var errIndirect = errors.New("the server would read the whole table")
 
-// readLastBlocks reads from the end of the table's file.
-func (r *reader) readLastBlocks(ctx context.Context, indexes []index) error {
-	r.warmth.Method, r.warmth.Column = LastBlocks, ""
+// rangeSQL reads a range of blocks.
+func (r *reader) rangeSQL(looked []index, from, to int64) string {
 	pattern := lastBlocksSQL
 	if r.server.Version() < 140000 {
 		pattern = lastBlocks10SQL
 	}
+	return fmt.Sprintf(pattern, fmt.Sprintf(rowSQL, r.Table, r.lookups(looked), "null::text"), from, to)
+}
+
+// readLastBlocks reads from the end of the table's file.
+func (r *reader) readLastBlocks(ctx context.Context) error {
+	r.warmth.Method, r.warmth.Column = LastBlocks, ""
 	blocks := r.Bytes / r.blockSize
-	sql, looked, err := r.withLookups(ctx, unique(indexes, 0), func(lookups string) string {
-		return fmt.Sprintf(pattern, fmt.Sprintf(rowSQL, r.Table, lookups), blocks-1, blocks)
-	})
-	if err != nil {
-		return err
-	}
-	if sql == "" {
-		return fmt.Errorf("reading the last blocks: %w", errIndirect)
-	}
-	tx, err := r.conn.Begin(ctx)
+	_, err := r.queryBlocks(ctx, 0, blocks)
 	if err != nil {
 		return fmt.Errorf("reading the last blocks: %w", err)
 	}
-	defer rollback(ctx, tx)
-	for end := blocks; end > 0 && !r.full(); {
-		begin := max(0, end-r.portion(blocks-end, chunkBlocks))
-		sql := fmt.Sprintf(pattern, fmt.Sprintf(rowSQL, r.Table, r.lookups(looked)), begin, end)
-		if _, err := r.count(ctx, tx, sql); err != nil {
-			return fmt.Errorf("reading the last blocks: %w", err)
+	return nil
+}
+
+// queryBlocks reads a range of blocks by a query, from its end, as far as the
+// share goes, and returns how many it were.
+func (r *reader) queryBlocks(ctx context.Context, from, to int64) (int64, error) {
+	looked, usable, err := r.usableLookups(ctx, unique(r.indexes, 0), func(looked []index) string {
+		return r.rangeSQL(looked, max(to-1, 0), to)
+	})
+	if err != nil {
+		return 0, err
+	}
+	if !usable {
+		return 0, errIndirect
+	}
+	// A block of rows with long values out of line may bring hundreds along.
+	each := (r.Bytes + r.Toast) / max(r.Bytes/r.blockSize, 1)
+	end := to
+	for end > from && !r.full() {
+		fit := (r.limit - max(r.warmth.Bytes, r.warmth.Read)) / each
+		if fit == 0 && r.warmth.Bytes > 0 {
+			break
+		}
+		begin := max(from, end-min(r.portion(to-end, r.pace.most()), max(fit, 1)))
+		err := r.counted(ctx, func(tx pgx.Tx) error {
+			_, err := r.count(ctx, tx, r.rangeSQL(looked, begin, end), nil)
+			return err
+		})
+		if err != nil {
+			return to - end, err
 		}
 		end = begin
 	}
 	for _, i := range looked {
 		r.touched(LookedUp, i)
 	}
-	return nil
+	return to - end, nil
 }
 
 // unique returns the unique indexes but one whose rows = can look up.
@@ -257,23 +369,21 @@ func (r *reader) lookups(indexes []index) string {
 	return strings.Join(terms, " + ")
 }
 
-// withLookups returns the query that build makes, with lookups through as many
-// of the indexes as the server would use, and these indexes. The query is empty
-// when it would not be answered through indexes or row addresses even without
-// lookups.
-func (r *reader) withLookups(ctx context.Context, indexes []index, build func(lookups string) string) (string, []index, error) {
+// usableLookups returns as many of the indexes as the server would look rows up
+// through in the query that build makes with them; false when it would not
+// answer it through indexes or row addresses even without lookups.
+func (r *reader) usableLookups(ctx context.Context, indexes []index, build func([]index) string) ([]index, bool, error) {
 	for {
-		sql := build(r.lookups(indexes))
-		used, direct, err := r.explained(ctx, sql)
+		used, direct, err := r.explained(ctx, build(indexes))
 		if err != nil {
-			return "", nil, err
+			return nil, false, err
 		}
 		kept := slices.DeleteFunc(slices.Clone(indexes), func(i index) bool { return !used[i.Name] })
 		switch {
 		case direct && len(kept) == len(indexes):
-			return sql, kept, nil
+			return kept, true, nil
 		case len(indexes) == 0:
-			return "", nil, nil
+			return nil, false, nil
 		case len(kept) == len(indexes):
 			kept = nil
 		}
@@ -333,101 +443,11 @@ func (r *reader) explained(ctx context.Context, sql string) (used map[string]boo
 
 // touched notes that an index was read with the rows.
 func (r *reader) touched(how Touch, i index) {
-	r.warmth.Indexes = append(r.warmth.Indexes, IndexWarmth{Name: i.Name, How: how, Rows: r.warmth.Rows})
+	if !r.hasRead(i.Name) {
+		r.warmth.Indexes = append(r.warmth.Indexes, IndexWarmth{Name: i.Name, How: how, Rows: r.warmth.Rows})
+	}
 }
 
-// lookedRows is how many of the newest rows are looked up through indexes that
-// are not unique: each may drag in a block of the table that is not hot.
-const lookedRows = 500
-
-// readIndexes reads the indexes that the rows did not lead through, last, so
-// that the rows do not push them out: with pg_prewarm from their ends as far as
-// the share goes, else some of the newest rows' keys.
-func (r *reader) readIndexes(ctx context.Context, way *order, indexes []index) error {
-	rest := slices.DeleteFunc(slices.Clone(indexes), func(i index) bool {
-		return slices.ContainsFunc(r.warmth.Indexes, func(w IndexWarmth) bool { return w.Name == i.Name })
-	})
-	slices.SortStableFunc(rest, func(a, b index) int { return cmp.Compare(a.Bytes, b.Bytes) })
-	for _, i := range rest {
-		if time.Now().After(r.deadline) || r.warmth.Rows == 0 {
-			return nil
-		}
-		var err error
-		if r.prewarm != "" {
-			err = r.prewarmIndex(ctx, i)
-		} else if i.Equality {
-			err = r.lookUpSome(ctx, way, i)
-		}
-		if err != nil {
-			return fmt.Errorf("reading index %s: %w", i.Name, err)
-		}
-	}
-	return nil
-}
-
-// prewarmSQL reads the last blocks of index $1, at most $2 of them. The
-// function's name is %s, with its schema.
-const prewarmSQL = `
-select coalesce(sum(%s($1::oid::regclass, 'buffer', 'main', greatest(blocks - $2::bigint, 0), blocks - 1)), 0)::bigint
-  from (select pg_relation_size($1::oid::regclass) / current_setting('block_size')::bigint as blocks) size
- where blocks > 0`
-
-// prewarmIndex reads an index from its end, where keys that grow are; inner
-// pages of a B-tree lie between its leaves.
-func (r *reader) prewarmIndex(ctx context.Context, i index) error {
-	most := (r.warmth.Share - r.warmth.Bytes) / r.blockSize
-	if most <= 0 {
-		return nil
-	}
-	var blocks int64
-	err := r.conn.QueryRow(ctx, fmt.Sprintf(prewarmSQL, r.prewarm), i.OID, most).Scan(&blocks)
-	if pg.IsCode(err, pg.InsufficientPrivilege) {
-		return nil // a bonus; a role that may not read the table never came so far
-	}
-	if err != nil {
-		return err
-	}
-	r.warmth.Bytes += blocks * r.blockSize
-	r.warmth.Indexes = append(r.warmth.Indexes, IndexWarmth{Name: i.Name, How: Prewarmed, Bytes: blocks * r.blockSize})
-	return nil
-}
-
-// lookUpSQL looks up the keys of some rows: %[1]s is the table, %[2]s the
-// index's first column, %[3]s where the rows come from, %[4]d how many.
-const lookUpSQL = `
-select count(*)
-  from (select t.%[2]s as key from only %[1]s t %[3]s limit %[4]d) newest
- cross join lateral (select 1 from only %[1]s x where x.%[2]s = newest.key limit 1) found`
-
-// lookUpSome looks up some of the newest rows through an index, if the server
-// would use it: all its upper pages on the way get read.
-func (r *reader) lookUpSome(ctx context.Context, way *order, i index) error {
-	from := fmt.Sprintf("where t.ctid >= '(%d,0)'", max(0, r.Bytes/r.blockSize-chunkBlocks))
-	switch {
-	case way != nil:
-		from = "order by " + way.by()
-	case r.server.Version() < 140000:
-		return nil
-	}
-	// A row may take a block of the index and one of the table.
-	room := (r.warmth.Share - r.warmth.Bytes) / r.blockSize / 2
-	if room <= 0 {
-		return nil
-	}
-	sql := fmt.Sprintf(lookUpSQL, r.Table, pgx.Identifier{i.Columns[0]}.Sanitize(), from, min(lookedRows, room))
-	used, direct, err := r.explained(ctx, sql)
-	if err != nil || !direct || !used[i.Name] {
-		return err
-	}
-	plan, err := r.explain(ctx, "explain (analyze, buffers, timing off, format json) "+sql)
-	if err != nil {
-		return err
-	}
-	r.warmth.Bytes += plan.Read * r.blockSize
-	rows := int64(0)
-	if len(plan.Plans) > 0 {
-		rows = int64(plan.Plans[0].Rows)
-	}
-	r.warmth.Indexes = append(r.warmth.Indexes, IndexWarmth{Name: i.Name, How: LookedUp, Rows: rows})
-	return nil
+func (r *reader) hasRead(index string) bool {
+	return slices.ContainsFunc(r.warmth.Indexes, func(w IndexWarmth) bool { return w.Name == index })
 }
