@@ -12,6 +12,7 @@
 //	subscribe   subscription on new, with an owner of its own
 //	copy        Postgres copies the tables
 //	index       the rest of the schema: indexes, foreign keys, triggers
+//	statistics  old's planner statistics, where new takes them (18 and later)
 //	database    settings, privileges and comment of the database itself
 //	catch-up    the stream is close behind
 //	refresh     materialized views

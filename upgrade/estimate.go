@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgcutover/pgcutover/internal/step"
+	"github.com/pgcutover/pgcutover/warmup"
 )
 
 // Rates that estimates assume, of an ordinary server with disks of its own: they
@@ -20,6 +21,7 @@ const (
 	objectRate  = 200.0    // objects of a schema a second
 	fenceRate   = 500.0    // fence triggers a second
 	analyzeRate = 20.0     // tables a second and session
+	carryRate   = 200.0    // tables a second whose statistics are carried over
 )
 
 // sizes are what the catalogs say of old; they are as old as the last VACUUM or
@@ -67,16 +69,17 @@ func (m *Move) estimate(ctx context.Context, p *Plan) error {
 	}
 	jobs := max(float64(m.Options.IndexJobs), 1)
 	start := map[string]step.Estimate{
-		"prepare":   known(1, "a few statements"),
-		"schema":    known(float64(s.objects)/objectRate+float64(s.tables)/fenceRate, fmt.Sprintf("%d objects, %d fence triggers; assumed %g and %g a second", s.objects, s.tables, objectRate, fenceRate)),
-		"publish":   unknown(fmt.Sprintf("the slot waits for every transaction that is writing when it is made; the oldest one now is %.0f s old", s.oldest)),
-		"subscribe": known(1, "a few statements"),
-		"copy":      s.bytes(s.heap+s.toast, copyRate, "of tables on old"),
-		"index":     s.bytes(s.indexes, indexRate*jobs, fmt.Sprintf("of indexes on old, %g jobs", jobs)),
-		"catch-up":  unknown("it depends on what is written meanwhile"),
-		"refresh":   s.bytes(s.views, refreshRate, "of materialized views on old"),
-		"warm":      unknown("it ends at its own bounds: see warm in the config file"),
-		"analyze":   known(3*float64(s.tables)/analyzeRate/max(float64(m.Options.Analyze.Jobs), 1), fmt.Sprintf("%d tables, 3 stages; assumed %g tables a second and session", s.tables, analyzeRate)),
+		"prepare":    known(1, "a few statements"),
+		"schema":     known(float64(s.objects)/objectRate+float64(s.tables)/fenceRate, fmt.Sprintf("%d objects, %d fence triggers; assumed %g and %g a second", s.objects, s.tables, objectRate, fenceRate)),
+		"publish":    unknown(fmt.Sprintf("the slot waits for every transaction that is writing when it is made; the oldest one now is %.0f s old", s.oldest)),
+		"subscribe":  known(1, "a few statements"),
+		"copy":       s.bytes(s.heap+s.toast, copyRate, "of tables on old"),
+		"index":      s.bytes(s.indexes, indexRate*jobs, fmt.Sprintf("of indexes on old, %g jobs", jobs)),
+		"statistics": m.carryEstimate(s),
+		"catch-up":   unknown("it depends on what is written meanwhile"),
+		"refresh":    s.bytes(s.views, refreshRate, "of materialized views on old"),
+		"warm":       unknown("it ends at its own bounds: see warm in the config file"),
+		"analyze":    known(float64(s.tables)/analyzeRate/max(float64(m.Options.Analyze.Jobs), 1), fmt.Sprintf("%d tables, of which most are small and take one ANALYZE each; assumed %g tables a second and session", s.tables, analyzeRate)),
 	}
 	turn := map[string]step.Estimate{
 		"gates":     known(1, "queries of the catalogs"),
@@ -107,6 +110,14 @@ func (m *Move) estimate(ctx context.Context, p *Plan) error {
 		}
 	}
 	return nil
+}
+
+// carryEstimate is that of step statistics.
+func (m *Move) carryEstimate(s sizes) step.Estimate {
+	if !warmup.CanCarry(m.New) || m.Options.NoCarry {
+		return known(0, "nothing to do")
+	}
+	return known(1+float64(s.tables)/carryRate, fmt.Sprintf("%d tables; assumed %g a second, whatever their size", s.tables, carryRate))
 }
 
 // bytes is the estimate of what goes by size.

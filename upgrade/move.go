@@ -23,13 +23,17 @@ type Options struct {
 	Include, Exclude []string // table patterns
 	IndexJobs        int      // indexes built at the same time on new
 	Warm             warmup.WarmOptions
-	Analyze          warmup.AnalyzeOptions
-	Margin           int64 // steps that sequences are set ahead
-	Cutover          cutover.Settings
-	Traffic          []traffic.Driver
-	Hooks            traffic.Hooks
-	WALWarn          int64 // bytes of retained WAL that status warns about, 0 for never
-	FailoverPaused   bool  // the operator has paused the failover of old's standbys
+	WarmEvery        time.Duration // between two rounds of KeepWarm
+	// WarmBeforeCutover bounds the round before a cutover; 0 for none.
+	WarmBeforeCutover time.Duration
+	Analyze           warmup.AnalyzeOptions
+	NoCarry           bool  // statistics are not carried over, only made by ANALYZE
+	Margin            int64 // steps that sequences are set ahead
+	Cutover           cutover.Settings
+	Traffic           []traffic.Driver
+	Hooks             traffic.Hooks
+	WALWarn           int64 // bytes of retained WAL that status warns about, 0 for never
+	FailoverPaused    bool  // the operator has paused the failover of old's standbys
 	// NewFailoverPaused says the same of new's, for a rollback.
 	NewFailoverPaused bool
 	// Ignore are the IDs of findings that do not keep the move from starting.

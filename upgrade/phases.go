@@ -18,7 +18,6 @@ import (
 	"github.com/pgcutover/pgcutover/publisher"
 	"github.com/pgcutover/pgcutover/schema"
 	"github.com/pgcutover/pgcutover/subscriber"
-	"github.com/pgcutover/pgcutover/warmup"
 )
 
 // List is what the journal calls the phases of a move.
@@ -68,6 +67,10 @@ func (s *start) phases() []step.Step {
 			Do: s.index, Statements: s.planning(s.indexStatements),
 		},
 		{
+			Name: "statistics", About: "carry the planner's statistics over to new, from 18 on", Bound: time.Hour,
+			Do: s.statistics, Statements: s.planning(s.statisticsStatements),
+		},
+		{
 			Name: "database", About: "give new's database the settings, privileges, connection limit and comment of old's", Bound: time.Minute,
 			Do: s.database, Statements: s.planning(s.databaseStatements),
 		},
@@ -76,7 +79,7 @@ func (s *start) phases() []step.Step {
 			Name: "refresh", About: "refresh the materialized views on new that are filled on old", Bound: 24 * time.Hour, Do: s.refresh,
 			Statements: s.planning(s.refreshStatements),
 		},
-		{Name: "warm", About: "read recent rows on new, so that they are in its cache", Bound: 2 * time.Hour, Do: s.warm},
+		{Name: "warm", About: "read recent rows, and what old has in its cache, on new, so that they are in its cache", Bound: 2 * time.Hour, Do: s.warm},
 		{
 			Name: "analyze", About: "make planner statistics on new, in stages", Bound: 24 * time.Hour, Do: s.analyze,
 			Statements: s.planning(s.analyzeStatements),
@@ -390,21 +393,6 @@ func (s *start) refresh(ctx context.Context) (any, error) {
 }
 
 func (s *start) warm(ctx context.Context) (any, error) {
-	report, err := s.Warm(ctx)
-	return report, err
-}
-
-func (s *start) analyze(ctx context.Context) (any, error) {
-	report, err := s.Analyze(ctx)
-	return report, err
-}
-
-// Warm reads recent rows on new.
-func (m *Move) Warm(ctx context.Context) (warmup.WarmReport, error) {
-	return warmup.Warm(ctx, m.New, m.Options.Warm)
-}
-
-// Analyze makes planner statistics on new, in stages.
-func (m *Move) Analyze(ctx context.Context) (warmup.AnalyzeReport, error) {
-	return warmup.Analyze(ctx, m.New, m.Options.Analyze)
+	round, err := s.Warm(ctx)
+	return round.Report, err
 }

@@ -81,7 +81,11 @@ func (s *start) plan(ctx context.Context) (startPlan, error) {
 	if p.refresh, err = schema.RefreshStatements(ctx, s.Old); err != nil {
 		return p, err
 	}
-	if p.analyze, err = warmup.AnalyzePlan(ctx, s.Old, s.New, s.Options.Analyze); err != nil {
+	analyze := s.Options.Analyze
+	if analyze.Usage, err = warmup.ReadUsage(ctx, s.Old); err != nil {
+		return p, err
+	}
+	if p.analyze, err = warmup.AnalyzePlan(ctx, s.Old, s.New, analyze); err != nil {
 		return p, err
 	}
 	if p.globals, err = s.planGlobals(ctx); err != nil {

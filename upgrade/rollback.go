@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/state"
 	"github.com/pgcutover/pgcutover/publisher"
 )
@@ -53,7 +54,7 @@ func (m *Move) afterCutover(ctx context.Context, s *Status) error {
 	s.Verdict = Verdict{Reasons: []string{"the cutover is done"}, Next: "pgcutover rollback to go back, or pgcutover complete to end the move"}
 	if !m.Options.Cutover.WayBack {
 		s.Verdict.CanGoBack, s.Verdict.Next = "no: the way back is not kept (rollback.keep: false)", "pgcutover complete"
-		return nil
+		return m.condition(ctx, s)
 	}
 	if err := m.stream(ctx, s, pos.Stream(state.Back)); err != nil {
 		return err
@@ -63,6 +64,16 @@ func (m *Move) afterCutover(ctx context.Context, s *Status) error {
 		return err
 	}
 	s.Verdict.CanGoBack = m.canGoBack(s)
+	return m.condition(ctx, s)
+}
+
+// condition fills in what clients find on new, which serves.
+func (m *Move) condition(ctx context.Context, s *Status) error {
+	c, err := m.Condition(ctx, pg.New)
+	if err != nil {
+		return err
+	}
+	s.Condition = &c
 	return nil
 }
 

@@ -89,7 +89,7 @@ func sessions(s *pg.Server, plan subscriber.Plan, used []string) []step.Session 
 			session.Why = "Its statement holds a password, which stays out of the server's log where the role may say so."
 			session.Setup = with(plan.Quiet())
 		case step.Analyze:
-			session.Why = "Changes the statistics target of its session."
+			session.Why = "Changes the statistics target of its session, and how much of the disk's time ANALYZE takes."
 			session.Setup = with(nil)
 		case step.Client:
 			session.Why = "Has none of these settings: it sees what a client of the application sees."

@@ -36,6 +36,10 @@ type Status struct {
 	Ready      int                     `json:"tables_ready"`
 	NoStats    []warmup.Table          `json:"tables_without_statistics"`
 	Sequences  SequenceStatus          `json:"sequences"`
+	// Condition is what the first queries will find on the server that serves or
+	// is to serve: statistics, cache and sequences, table by table. Absent while
+	// start is at work.
+	Condition *Condition `json:"condition,omitempty"`
 	// Views are the materialized views on new since start; nil when there are none.
 	Views    *ViewStatus `json:"materialized_views,omitempty"`
 	Tool     string      `json:"tool,omitempty"` // the session that holds the one-tool lock
@@ -51,8 +55,10 @@ type Status struct {
 	// NotAsOnOld is what start could not bring, or left as it was on new.
 	NotAsOnOld []schema.Notice `json:"not_as_on_old,omitempty"`
 	// GivenUp tells that one server was given up by an operator's promise.
-	GivenUp bool      `json:"given_up,omitempty"`
-	At      time.Time `json:"at"`
+	GivenUp bool `json:"given_up,omitempty"`
+	// EachTable has WriteText write a line for each table of Condition.
+	EachTable bool      `json:"-"`
+	At        time.Time `json:"at"`
 }
 
 // ViewStatus says how old the materialized views on new are.
@@ -79,6 +85,8 @@ type SequenceStatus struct {
 	Checked int `json:"checked"`
 	Behind  int `json:"behind"` // the cutover sets them
 	Missing int `json:"missing"`
+	// Unreadable counts those of which the role may not know where they stand.
+	Unreadable int `json:"unreadable,omitempty"`
 }
 
 // Verdict answers the operator's two questions.
@@ -263,14 +271,17 @@ func (m *Move) stream(ctx context.Context, s *Status, st state.Stream) error {
 }
 
 func (m *Move) readiness(ctx context.Context, s *Status) error {
-	var err error
-	if s.NoStats, err = warmup.WithoutStatistics(ctx, m.New); err != nil {
-		return err
-	}
-	differences, err := m.SequenceDiff(ctx)
+	condition, err := m.Condition(ctx, pg.New)
 	if err != nil {
 		return err
 	}
+	s.Condition = &condition
+	for _, t := range condition.Tables {
+		if t.Lacks != "" {
+			s.NoStats = append(s.NoStats, t.Table)
+		}
+	}
+	differences := sequences.Compare(condition.from, condition.to)
 	s.Sequences.Checked = len(differences)
 	for _, d := range differences {
 		switch d.Status {
@@ -278,58 +289,11 @@ func (m *Move) readiness(ctx context.Context, s *Status) error {
 			s.Sequences.Behind++
 		case sequences.Missing:
 			s.Sequences.Missing++
+		case sequences.Unreadable:
+			s.Sequences.Unreadable++
 		}
 	}
 	return nil
-}
-
-// SequenceDiff compares the sequences of both servers.
-func (m *Move) SequenceDiff(ctx context.Context) ([]sequences.Difference, error) {
-	onOld, onNew, err := m.readSequences(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return sequences.Compare(onOld, onNew), nil
-}
-
-// SequencePlan says what each sequence on new is to be set to now.
-func (m *Move) SequencePlan(ctx context.Context) ([]sequences.Change, []sequences.Problem, error) {
-	onOld, onNew, err := m.readSequences(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	changes, problems := sequences.Plan(onOld, onNew, m.Options.Margin)
-	return changes, problems, nil
-}
-
-// ApplySequences sets new's sequences past old's, never backwards, and returns
-// what it set.
-func (m *Move) ApplySequences(ctx context.Context) ([]sequences.Change, error) {
-	var made []sequences.Change
-	err := m.locked(ctx, "sequences", func(ctx context.Context) error {
-		changes, problems, err := m.SequencePlan(ctx)
-		if err != nil {
-			return err
-		}
-		for _, p := range problems {
-			if p.Blocking {
-				return hint.With(fmt.Errorf("sequence %s: %s", p.Ident(), p.Text), p.Hint)
-			}
-		}
-		made, err = sequences.Apply(ctx, m.New.Pool(), changes, sequences.Options{Settings: m.New.QuietSettings()})
-		return err
-	})
-	return made, err
-}
-
-func (m *Move) readSequences(ctx context.Context) (onOld, onNew []sequences.Sequence, err error) {
-	if onOld, err = sequences.Read(ctx, m.Old.Pool(), m.Old.Version()); err != nil {
-		return nil, nil, fmt.Errorf("reading the sequences of the old server: %w", err)
-	}
-	if onNew, err = sequences.Read(ctx, m.New.Pool(), m.New.Version()); err != nil {
-		return nil, nil, fmt.Errorf("reading the sequences of the new server: %w", err)
-	}
-	return onOld, onNew, nil
 }
 
 // Reasons takes a joined error apart into lines, one for each reason, with its

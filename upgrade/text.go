@@ -21,7 +21,20 @@ func (s Status) WriteText(w io.Writer) error {
 		fmt.Fprintf(&b, "  copying     %s.%s: %d rows, %s\n", c.Schema, c.Name, c.Rows, bytes(c.Bytes))
 	}
 	if s.Sequences.Checked > 0 {
-		fmt.Fprintf(&b, "  sequences   %d compared, %d behind (the cutover sets them), %d missing\n", s.Sequences.Checked, s.Sequences.Behind, s.Sequences.Missing)
+		fmt.Fprintf(&b, "  sequences   %d compared, %d behind (the cutover sets them), %d missing", s.Sequences.Checked, s.Sequences.Behind, s.Sequences.Missing)
+		if n := s.Sequences.Unreadable; n > 0 {
+			fmt.Fprintf(&b, ", %d that the role may not read", n)
+		}
+		b.WriteByte('\n')
+	}
+	if s.Condition != nil && s.EachTable {
+		if err := s.Condition.WriteText(&b); err != nil {
+			return err
+		}
+	} else if s.Condition != nil {
+		for _, line := range s.Condition.Summary() {
+			fmt.Fprintf(&b, "  %s\n", line)
+		}
 	}
 	if v := s.Views; v != nil {
 		again := ""

@@ -12,6 +12,7 @@ import (
 	"github.com/pgcutover/pgcutover/internal/state"
 	"github.com/pgcutover/pgcutover/internal/step"
 	"github.com/pgcutover/pgcutover/upgrade"
+	"github.com/pgcutover/pgcutover/warmup"
 )
 
 // several tells whether the command is for several databases: the config lists
@@ -98,6 +99,8 @@ type turnedDatabase struct {
 	Database string  `json:"database"`
 	Attempt  int64   `json:"attempt"`
 	PauseMS  float64 `json:"write_pause_ms"`
+	// Condition is what the first queries find on the server that serves now.
+	Condition *upgrade.Condition `json:"condition,omitempty"`
 }
 
 // turningResult is what cutover, rollback and resume print with --json for
@@ -138,22 +141,42 @@ func (a *app) turnAll(ctx context.Context, c *upgrade.Cluster, t *upgrade.Turnin
 	if err := a.confirm(asked.yes, question); err != nil {
 		return err
 	}
-	return a.runAll(ctx, t, asked.next, nil)
+	var hot map[string]*warmup.HotSet
+	if asked.warm {
+		if hot = a.warmAll(ctx, c); ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	return a.runAll(ctx, c, t, asked.next, nil, hot)
 }
 
 // runAll turns the databases and prints the result.
-func (a *app) runAll(ctx context.Context, t *upgrade.Turning, next string, resumed []upgrade.Resumed) error {
+func (a *app) runAll(ctx context.Context, c *upgrade.Cluster, t *upgrade.Turning, next string, resumed []upgrade.Resumed, hot map[string]*warmup.HotSet) error {
 	if err := t.Run(ctx, a.hard); err != nil {
 		return err
 	}
 	result := turningResult{Serving: string(t.Direction.Target()), PauseMS: milliseconds(t.Pause()), Resumed: resumed}
 	for _, turn := range t.Cutovers {
-		result.Databases = append(result.Databases, turnedDatabase{turn.Database, turn.Attempt(), milliseconds(turn.Pause())})
+		one := turnedDatabase{Database: turn.Database, Attempt: turn.Attempt(), PauseMS: milliseconds(turn.Pause())}
+		for _, m := range c.Moves {
+			if m.Database == turn.Database {
+				one.Condition = a.condition(ctx, m.Move, t.Direction.Target(), hot[turn.Database])
+			}
+		}
+		result.Databases = append(result.Databases, one)
 	}
 	return a.print(result, func(w io.Writer) error {
 		for _, d := range result.Databases {
 			if _, err := fmt.Fprintf(w, "%s: writes were held up for %.1f ms\n", d.Database, d.PauseMS); err != nil {
 				return err
+			}
+			if d.Condition == nil {
+				continue
+			}
+			for _, line := range d.Condition.Summary() {
+				if _, err := fmt.Fprintln(w, "  "+line); err != nil {
+					return err
+				}
 			}
 		}
 		_, err := fmt.Fprintf(w, "Done: the %s server takes the writes of all %d databases.\n%s\n", t.Direction.Target(), len(result.Databases), next)
@@ -181,7 +204,7 @@ func (a *app) resumeAll(ctx context.Context, c *upgrade.Cluster) error {
 			names[i] = turn.Database
 		}
 		a.say("The others are on the %s server; turning %s too.", rest.Direction.Target(), strings.Join(names, ", "))
-		return a.runAll(ctx, rest, "To see what is next: pgcutover status", done)
+		return a.runAll(ctx, c, rest, "To see what is next: pgcutover status", done, nil)
 	}
 	return a.print(turningResult{Serving: done[0].Serving, Resumed: done}, func(w io.Writer) error {
 		_, err := fmt.Fprintf(w, "The %s server takes the writes of all databases. To see what is next: pgcutover status\n", done[0].Serving)

@@ -13,6 +13,7 @@ import (
 	"github.com/pgcutover/pgcutover/internal/state"
 	"github.com/pgcutover/pgcutover/internal/step"
 	"github.com/pgcutover/pgcutover/upgrade"
+	"github.com/pgcutover/pgcutover/warmup"
 )
 
 // cutoverResult is what cutover, rollback and resume print with --json.
@@ -23,6 +24,8 @@ type cutoverResult struct {
 	PauseMS   float64            `json:"write_pause_ms,omitempty"`
 	StepsMS   map[string]float64 `json:"steps_ms,omitempty"` // time spent in each step
 	Direction string             `json:"direction,omitempty"`
+	// Condition is what the first queries find on the server that serves now.
+	Condition *upgrade.Condition `json:"condition,omitempty"`
 }
 
 // turning is one cutover or rollback as the command line asked for it.
@@ -31,6 +34,7 @@ type turning struct {
 	terminate   time.Duration
 	from, to    *pg.Server
 	before      func() error // says what is to be known before the question
+	warm        bool         // read on the target what clients will ask for, last of all
 	next        string       // what to do afterwards
 }
 
@@ -48,12 +52,14 @@ func newCutover(a *app) *cobra.Command {
 				}
 				t.from, t.to = m.Old, m.New
 				t.before = func() error { return a.sayRewritten(ctx, "", m) }
+				t.warm = true
 				return a.turn(ctx, m, c, t)
 			}, func(c *upgrade.Cluster) error {
 				all, err := c.NewTurning(ctx, state.Forward, false)
 				if err != nil {
 					return err
 				}
+				t.warm = true
 				t.before = func() error {
 					for _, m := range c.Moves {
 						if err := a.sayRewritten(ctx, m.Database+": ", m.Move); err != nil {
@@ -105,6 +111,12 @@ func (a *app) turn(ctx context.Context, m *upgrade.Move, c *cutover.Cutover, t t
 	if err := a.confirm(t.yes, t.question(m)); err != nil {
 		return err
 	}
+	var hot *warmup.HotSet
+	if t.warm {
+		if hot = a.warmOnce(ctx, m); ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
 	times := &stopwatch{Observer: c.Observer, ms: map[string]float64{}}
 	c.Observer = times
 	if err := c.Run(ctx, a.hard); err != nil {
@@ -113,11 +125,59 @@ func (a *app) turn(ctx context.Context, m *upgrade.Move, c *cutover.Cutover, t t
 	result := cutoverResult{
 		Move: m.Options.Name, Attempt: c.Attempt(), Serving: string(t.to.Side()),
 		PauseMS: milliseconds(c.Pause()), StepsMS: times.ms,
+		Condition: a.condition(ctx, m, t.to.Side(), hot),
 	}
 	return a.print(result, func(w io.Writer) error {
-		_, err := fmt.Fprintf(w, "Done: the %s server (%s) takes the writes. They were held up for %s.\n%s\n", t.to.Side(), t.to.Address(), round(c.Pause()), t.next)
+		_, err := fmt.Fprintf(w, "Done: the %s server (%s) takes the writes. They were held up for %s.\n", t.to.Side(), t.to.Address(), round(c.Pause()))
+		if err != nil {
+			return err
+		}
+		if err := writeCondition(w, result.Condition); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(w, t.next)
 		return err
 	})
+}
+
+// conditionBound is how long the look after a cutover may take: it is done, and
+// who waits for the report wants to know that.
+const conditionBound = 10 * time.Second
+
+// condition looks at the server that serves now, whose cache is compared with what
+// was hot before. What cannot be seen is a warning: the cutover is done.
+func (a *app) condition(ctx context.Context, m *upgrade.Move, side pg.Side, hot *warmup.HotSet) *upgrade.Condition {
+	limit, cancel := context.WithTimeout(ctx, conditionBound)
+	defer cancel()
+	c, err := m.Condition(limit, side)
+	if err != nil {
+		a.say("warning: looking at the tables of the %s server: %v (pgcutover status shows them)", side, err)
+		return nil
+	}
+	if hot != nil {
+		if err := m.ReadCache(limit, &c, hot); err != nil {
+			a.say("warning: %v", err)
+		}
+	}
+	return &c
+}
+
+// writeCondition writes all tables while they are few, else what sums them up.
+func writeCondition(w io.Writer, c *upgrade.Condition) error {
+	if c == nil {
+		return nil
+	}
+	const few = 30
+	if len(c.Tables) <= few {
+		return c.WriteText(w)
+	}
+	for _, line := range c.Summary() {
+		if _, err := fmt.Fprintln(w, "  "+line); err != nil {
+			return err
+		}
+	}
+	_, err := fmt.Fprintf(w, "  all %d tables: pgcutover status --tables\n", len(c.Tables))
+	return err
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/pgcutover/pgcutover/cutover"
@@ -121,9 +122,11 @@ func fromConfig(c *config.Config) upgrade.Options {
 		Include:   c.Tables.Include,
 		Exclude:   c.Tables.Exclude,
 		IndexJobs: c.Copy.Jobs,
-		Warm:      warmup.WarmOptions{Recent: c.Warm.Recent.Std(), Budget: c.Warm.Budget.Size.Bytes(), Jobs: c.Warm.Jobs},
-		Analyze:   warmup.AnalyzeOptions{Stages: stages, Jobs: c.Analyze.Jobs},
-		Margin:    c.Sequences.Margin,
+		Warm:      warmOptions(c.Warm),
+		WarmEvery: c.Warm.Every.Std(), WarmBeforeCutover: c.Warm.BeforeCutover.Std(),
+		Analyze: warmup.AnalyzeOptions{Stages: stages, Jobs: c.Analyze.Jobs, PerTable: c.Analyze.PerTable.Std(), Foreign: c.Analyze.Foreign},
+		NoCarry: !c.Analyze.Carry,
+		Margin:  c.Sequences.Margin,
 		Cutover: cutover.Settings{
 			MaxLag:      c.Cutover.MaxLag.Bytes(),
 			MaxPause:    c.Cutover.MaxPause.Std(),
@@ -149,6 +152,19 @@ func fromConfig(c *config.Config) upgrade.Options {
 		FailoverPaused:    c.Old.Failover == "paused",
 		NewFailoverPaused: c.New.Failover == "paused",
 	}
+}
+
+func warmOptions(w config.Warm) warmup.WarmOptions {
+	o := warmup.WarmOptions{
+		Recent: w.Recent.Std(), Budget: w.Budget.Size.Bytes(), Jobs: w.Jobs, Rate: w.Rate.Bytes(),
+		NoPrewarm: w.Prewarm == "never", Columns: map[string]string{},
+	}
+	for _, name := range w.Columns {
+		if at := strings.LastIndexByte(name, '.'); at > 0 {
+			o.Columns[name[:at]] = name[at+1:]
+		}
+	}
+	return o
 }
 
 // refreshWithin is 0 when a cutover is not to refresh anything.

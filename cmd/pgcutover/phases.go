@@ -8,42 +8,41 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pgcutover/pgcutover/upgrade"
+	"github.com/pgcutover/pgcutover/warmup"
 )
 
-func newWarm(a *app) *cobra.Command {
-	return command("warm", "Read recent rows on new, so that they are in its cache",
-		"warm reads the newest rows of every table on new, through its indexes. It may be repeated\nbefore the cutover.",
-		"  pgcutover warm",
-		func(ctx context.Context) error {
-			return a.each(ctx, func(m *upgrade.Move) (any, func(io.Writer) error, error) {
-				report, err := m.Warm(ctx)
-				return report, func(w io.Writer) error {
-					for _, t := range report.Tables {
-						if _, err := fmt.Fprintln(w, t); err != nil {
-							return err
-						}
-					}
-					for _, warning := range report.Warnings {
-						a.say("warning: %s", warning)
-					}
-					_, err := fmt.Fprintf(w, "%d rows, %d bytes read in %s\n", report.Rows, report.Bytes, round(report.Took))
-					return err
-				}, err
-			})
-		})
-}
+const analyzeLong = `analyze runs ANALYZE on the tables of new that need it, those first that are used most on old:
+tables without statistics (partitioned parents and extended statistics included), with rough
+ones only, with statistics older than the copy, and those of which much has changed since. Big
+tables without statistics get rough ones first, by analyze.stages. Where new is 18 or later, what
+it has no statistics of is given old's before that, unless analyze.carry is false.`
 
 func newAnalyze(a *app) *cobra.Command {
-	return command("analyze", "Make planner statistics on new, in stages",
-		"analyze runs ANALYZE on every table of new, partitioned parents included, with the statistics\ntargets of analyze.stages one after the other, so that rough statistics are there early.",
-		"  pgcutover analyze",
+	var all bool
+	cmd := command("analyze", "Make planner statistics on new where they are missing or old", analyzeLong,
+		"  pgcutover analyze\n  pgcutover analyze --all",
 		func(ctx context.Context) error {
 			return a.each(ctx, func(m *upgrade.Move) (any, func(io.Writer) error, error) {
-				report, err := m.Analyze(ctx)
-				return report, func(w io.Writer) error {
-					_, err := fmt.Fprintf(w, "%d tables analyzed in %s, %d without statistics\n", len(report.Tables), round(report.Took), len(report.Missing))
-					return err
-				}, err
+				if text := m.CarryFirst(ctx); text != "" {
+					a.say("%s", text)
+				}
+				report, err := m.Analyze(ctx, all)
+				return report, func(w io.Writer) error { return writeAnalysis(w, report) }, err
 			})
 		})
+	cmd.Flags().BoolVar(&all, "all", false, "analyze every table again")
+	return cmd
+}
+
+// writeAnalysis is for a report without an error: tables may have kept older
+// statistics.
+func writeAnalysis(w io.Writer, report warmup.AnalyzeReport) error {
+	unfinished := report.Unfinished()
+	for _, t := range unfinished {
+		if _, err := fmt.Fprintf(w, "%s keeps the statistics that it had: %s\n", t.Table, t.Explain()); err != nil {
+			return err
+		}
+	}
+	_, err := fmt.Fprintf(w, "%d tables analyzed in %s, %d left as they were\n", len(report.Tables)-len(unfinished), round(report.Took), len(unfinished))
+	return err
 }

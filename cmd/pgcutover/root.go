@@ -36,7 +36,7 @@ func newRoot(a *app) *cobra.Command {
 	flags.BoolVar(&a.flags.json, "json", false, "one JSON object on stdout; text goes to stderr")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(
-		newInit(a), newCheck(a), newPlan(a), newStart(a), newStatus(a), newWarm(a), newAnalyze(a),
+		newInit(a), newCheck(a), newPlan(a), newStart(a), newStatus(a), withPlans(a, newWarm(a)), newAnalyze(a),
 		newSequences(a), newCutover(a), newRollback(a), newWatchdog(a), newResume(a), newDoctor(a), newAbort(a), newComplete(a), newProbe(a), newDemo(a),
 	)
 	return root

@@ -16,7 +16,7 @@ func newStart(a *app) *cobra.Command {
 		sync, yes bool
 	)
 	cmd := command("start", "Copy schema and data to new and keep new up to date",
-		"start runs the checks, then the phases of the move that are not done yet: schema,\npublication and slot, subscription, copy, indexes, catch-up, warm, analyze. Interrupted,\nor failed and mended, run it again: it continues. Clients go on using old meanwhile.",
+		"start runs the checks, then the phases of the move that are not done yet: schema,\npublication and slot, subscription, copy, indexes, statistics, catch-up, warm, analyze. Interrupted,\nor failed and mended, run it again: it continues. Clients go on using old meanwhile.",
 		"  pgcutover start\n  pgcutover start --until copy\n  pgcutover start --sync-schema",
 		func(ctx context.Context) error {
 			if sync {

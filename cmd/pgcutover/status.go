@@ -7,24 +7,25 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/upgrade"
 )
 
 func newStatus(a *app) *cobra.Command {
 	var (
-		watch bool
-		every time.Duration
+		watch, tables bool
+		every         time.Duration
 	)
 	cmd := command("status", "Say where the move stands and whether a cutover could begin now",
 		"status looks at both servers and changes nothing: phase, copy progress, lag, retained WAL,\nstatistics, sequences, and the verdict: can I cut over now, if not why, can I still go back.\nWhen only one server can be reached it says what that one knows.",
-		"  pgcutover status\n  pgcutover status --watch\n  pgcutover status --json",
+		"  pgcutover status\n  pgcutover status --watch\n  pgcutover status --tables\n  pgcutover status --json",
 		func(ctx context.Context) error {
 			c, several, err := a.several()
 			if err != nil {
 				return err
 			}
 			if several {
-				return a.statusOfAll(ctx, watch, every)
+				return a.statusOfAll(ctx, watch, tables, every)
 			}
 			options, err := a.optionsFor(c, a.flags.database)
 			if err != nil {
@@ -39,6 +40,9 @@ func newStatus(a *app) *cobra.Command {
 				status, err := m.Status(ctx)
 				if err != nil {
 					return errors.Join(unreached(missing), err)
+				}
+				if status.EachTable = tables; tables {
+					a.readCache(ctx, m, &status)
 				}
 				if err := a.print(status, status.WriteText); err != nil {
 					return err
@@ -55,17 +59,33 @@ func newStatus(a *app) *cobra.Command {
 			}
 		})
 	cmd.Flags().BoolVar(&watch, "watch", false, "print again and again until interrupted")
+	cmd.Flags().BoolVar(&tables, "tables", false, "a line for each table: its statistics, its part of the cache, its sequences")
 	cmd.Flags().DurationVar(&every, "every", 2*time.Second, "interval of --watch")
 	return cmd
 }
 
+// readCache adds the look into the caches, while old's tells what clients use.
+func (a *app) readCache(ctx context.Context, m *upgrade.Move, s *upgrade.Status) {
+	if s.Condition == nil || s.Serving != string(pg.Old) {
+		return
+	}
+	if err := m.ReadCache(ctx, s.Condition, nil); err != nil {
+		a.say("warning: %v", err)
+	}
+}
+
 // statusOfAll is status for several databases.
-func (a *app) statusOfAll(ctx context.Context, watch bool, every time.Duration) error {
+func (a *app) statusOfAll(ctx context.Context, watch, tables bool, every time.Duration) error {
 	return a.withMoves(ctx, nil, func(c *upgrade.Cluster) error {
 		for {
 			status, err := c.Status(ctx)
 			if err != nil {
 				return err
+			}
+			for i := range status.Databases {
+				if status.Databases[i].EachTable = tables; tables {
+					a.readCache(ctx, c.Moves[i].Move, &status.Databases[i].Status)
+				}
 			}
 			if err := a.print(status, status.WriteText); err != nil {
 				return err

@@ -92,14 +92,34 @@ type Warm struct {
 	Budget Budget `yaml:"budget" json:"budget"`
 	// Jobs is the number of sessions that read.
 	Jobs int `yaml:"jobs" json:"jobs"`
+	// Rate is how much may be read a second, from outside the cache, by all of
+	// them; 0 means as fast as they can.
+	Rate Size `yaml:"rate" json:"rate"`
+	// Prewarm is "auto" when pg_prewarm is used where it is installed, "never"
+	// when everything is read by queries. It is never installed.
+	Prewarm string `yaml:"prewarm" json:"prewarm"`
+	// Columns are columns, as schema.table.column, that tell how old a row is
+	// where their names do not.
+	Columns []string `yaml:"columns" json:"columns,omitempty"`
+	// Every is the time between two rounds of warm --keep.
+	Every Duration `yaml:"every" json:"every"`
+	// BeforeCutover bounds the round at the beginning of a cutover; 0 means none.
+	BeforeCutover Duration `yaml:"before_cutover" json:"before_cutover"`
 }
 
 // Analyze says how planner statistics are made on new.
 type Analyze struct {
-	// Stages are the statistics targets, one run after another, coarse first.
+	// Stages are the statistics targets of the rounds, coarse first. All but the
+	// last are for big tables without statistics.
 	Stages []Stage `yaml:"stages" json:"stages"`
 	// Jobs is the number of sessions that analyze.
 	Jobs int `yaml:"jobs" json:"jobs"`
+	// PerTable is how long one table may take.
+	PerTable Duration `yaml:"per_table" json:"per_table"`
+	// Foreign says that foreign tables are analyzed, too.
+	Foreign bool `yaml:"foreign" json:"foreign"`
+	// Carry is true when old's statistics are carried over where new takes them.
+	Carry bool `yaml:"carry" json:"carry"`
 }
 
 // WAL says how much WAL the old server may have to keep for the move.
@@ -207,9 +227,12 @@ func Default() Config {
 		Copy:      Copy{Mode: "native", Jobs: 4},
 		Streams:   1,
 		Sequences: Sequences{Margin: 100},
-		Warm:      Warm{Recent: Duration(24 * time.Hour), Jobs: 4},
-		Analyze:   Analyze{Stages: []Stage{1, 10, DefaultTarget}, Jobs: 4},
-		WAL:       WAL{Warn: 20 * gib, OnLimit: "warn"},
+		Warm: Warm{
+			Recent: Duration(24 * time.Hour), Jobs: 4, Prewarm: "auto", Columns: []string{},
+			Every: Duration(5 * time.Minute), BeforeCutover: Duration(30 * time.Second),
+		},
+		Analyze: Analyze{Stages: []Stage{1, 10, DefaultTarget}, Jobs: 4, PerTable: Duration(15 * time.Minute), Carry: true},
+		WAL:     WAL{Warn: 20 * gib, OnLimit: "warn"},
 		Cutover: Cutover{
 			MaxLag:      16 << 20,
 			MaxPause:    Duration(10 * time.Second),

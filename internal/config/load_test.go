@@ -57,6 +57,8 @@ func TestDefaults(t *testing.T) {
 		c.WAL.Warn.String():            "20GiB",
 		c.Warm.Recent.String():         "24h",
 		c.Warm.Budget.String():         "auto",
+		c.Warm.Every.String():          "5m",
+		c.Warm.BeforeCutover.String():  "30s",
 		c.Copy.Mode:                    "native",
 		c.Cutover.OnClosed:             "error",
 		c.WAL.OnLimit:                  "warn",
@@ -93,12 +95,15 @@ tables: { include: ["public.*", invoices], exclude: [audit.log_*] }
 copy: { mode: native, jobs: 8 }
 streams: 1
 sequences: { margin: 0 }
-warm: { recent: 1h30m, budget: 2GiB, jobs: 1 }
+warm: { recent: 1h30m, budget: 2GiB, jobs: 1, rate: 8MiB, prewarm: never, columns: [public.orders.booked], every: 90s, before_cutover: 0s }
 analyze:
   stages:
     - 100
     - default
   jobs: 64
+  per_table: 90s
+  foreign: true
+  carry: false
 wal: { warn: 512kB, on_limit: warn }
 cutover: { max_lag: 1MB, max_pause: 500ms, lock_timeout: 10ms, attempts: 1000, on_closed: disconnect, terminate_blockers_after: 30s, revoke_connect: false }
 unreplicated: { budget: 300ms, unlogged: empty, large_objects: idle }
@@ -145,9 +150,12 @@ probe: { url: "postgres://app:s3cret@pooler:6432/shop", webhook: "https://exampl
 		Tables:    config.Tables{Include: []string{"public.*", "invoices"}, Exclude: []string{"audit.log_*"}},
 		Copy:      config.Copy{Mode: "native", Jobs: 8},
 		Streams:   1,
-		Warm:      config.Warm{Recent: config.Duration(90 * time.Minute), Budget: config.Budget{Size: 2 << 30}, Jobs: 1},
-		Analyze:   config.Analyze{Stages: []config.Stage{100, config.DefaultTarget}, Jobs: 64},
-		WAL:       config.WAL{Warn: 512 << 10, OnLimit: "warn"},
+		Warm: config.Warm{
+			Recent: config.Duration(90 * time.Minute), Budget: config.Budget{Size: 2 << 30}, Jobs: 1, Rate: 8 << 20, Prewarm: "never",
+			Columns: []string{"public.orders.booked"}, Every: config.Duration(90 * time.Second),
+		},
+		Analyze: config.Analyze{Stages: []config.Stage{100, config.DefaultTarget}, Jobs: 64, PerTable: config.Duration(90 * time.Second), Foreign: true},
+		WAL:     config.WAL{Warn: 512 << 10, OnLimit: "warn"},
 		Cutover: config.Cutover{
 			MaxLag: 1 << 20, MaxPause: config.Duration(500 * time.Millisecond),
 			LockTimeout: config.Duration(10 * time.Millisecond), Attempts: 1000, OnClosed: "disconnect",

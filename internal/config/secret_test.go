@@ -155,7 +155,7 @@ func TestConfigJSON(t *testing.T) {
 	want := `{"name":"shop","old":{"url":"postgres://app@h:5432/shop","peer_url":""},` +
 		`"new":{"url":"postgres://app@h2:5432/shop","peer_url":""},"tables":{"include":["*.*"],"exclude":[]},` +
 		`"check":{},"copy":{"mode":"native","jobs":4},"streams":1,"sequences":{"margin":100},` +
-		`"warm":{"recent":"24h","budget":"auto","jobs":4},"analyze":{"stages":["1","10","default"],"jobs":4},` +
+		`"warm":{"recent":"24h","budget":"auto","jobs":4,"rate":"0","prewarm":"auto","every":"5m","before_cutover":"30s"},"analyze":{"stages":["1","10","default"],"jobs":4,"per_table":"15m","foreign":false,"carry":true},` +
 		`"wal":{"warn":"20GiB","on_limit":"warn"},"cutover":{"max_lag":"16MiB","max_pause":"10s","lock_timeout":"300ms",` +
 		`"attempts":20,"on_closed":"error","terminate_blockers_after":"0s","revoke_connect":false},"unreplicated":{"budget":"2s","unlogged":"copy","large_objects":"copy"},"refresh":{"before_cutover":true,"bound":"1h"},"traffic":[{"multihost":{}},{"hook":{"command":["x"]}}],"hooks":{"dir":""},"rollback":{"keep":true},"probe":{"url":"","webhook":""}}`
 	if got != want {

@@ -74,17 +74,34 @@ new:
 #sequences:
 #  margin: 100
 
-# Rows to read on new before it gets traffic: those of the last 24 hours, into
-# as much memory as its settings allow (or a size, such as 2GiB).
+# What to read on new before it gets traffic: rows of the last 24 hours and what
+# old keeps in its cache, into as much memory as new's settings allow (or a size,
+# such as 2GiB), at most rate a second (0: no bound). prewarm: never does without
+# pg_prewarm, which is not installed but used where it is. columns names columns
+# that tell how old a row is, such as public.orders.booked. warm --keep repeats it
+# every so often; a cutover does so once more, for before_cutover at the most (0s:
+# not at all).
 #warm:
 #  recent: 24h
 #  budget: auto
 #  jobs: 4
+#  rate: 0
+#  prewarm: auto
+#  columns: []
+#  every: 5m
+#  before_cutover: 30s
 
-# Planner statistics on new, first coarse, then as usual.
+# Planner statistics on new. Tables of up to 16 MB get them at once, with the last
+# of the stages; bigger ones that have none go through all of them, so that each
+# soon has rough ones; what has some only gets the last. One table may take
+# per_table. Foreign tables are analyzed only if they are asked for. Where new is 18
+# or later, old's statistics are carried over before all that.
 #analyze:
 #  stages: [1, 10, default]
 #  jobs: 4
+#  per_table: 15m
+#  foreign: false
+#  carry: true
 
 # status warns when old keeps more WAL than this for the move.
 #wal:

@@ -54,8 +54,9 @@ func (v *validator) validate(c *Config) {
 	}
 	v.copying(c)
 	v.atLeast("sequences.margin", c.Sequences.Margin, 0)
-	v.jobs("warm.jobs", c.Warm.Jobs)
+	v.warm(&c.Warm)
 	v.jobs("analyze.jobs", c.Analyze.Jobs)
+	v.between("analyze.per_table", c.Analyze.PerTable, time.Second, 24*time.Hour)
 	if len(c.Analyze.Stages) == 0 {
 		v.problem("analyze.stages", "is empty; give at least one, such as [default]")
 	}
@@ -73,6 +74,24 @@ func (v *validator) validate(c *Config) {
 		}
 	}
 	v.probe(&c.Probe)
+}
+
+func (v *validator) warm(w *Warm) {
+	v.jobs("warm.jobs", w.Jobs)
+	if w.Prewarm != "auto" && w.Prewarm != "never" {
+		v.problem("warm.prewarm", "%s is not a way; use auto or never", v.show("warm.prewarm", w.Prewarm))
+	}
+	if w.Rate != 0 {
+		v.atLeast("warm.rate", w.Rate.Bytes(), 1<<20)
+	}
+	v.between("warm.every", w.Every, time.Second, 24*time.Hour)
+	v.between("warm.before_cutover", w.BeforeCutover, 0, time.Hour)
+	for i, column := range w.Columns {
+		if parts := strings.Split(column, "."); len(parts) != 3 || slices.Contains(parts, "") {
+			key := fmt.Sprintf("warm.columns[%d]", i)
+			v.problem(key, "%s is not a column such as public.orders.created_at", v.show(key, column))
+		}
+	}
 }
 
 func (v *validator) failover(key, value string) {

@@ -21,7 +21,7 @@ import (
 )
 
 // Format is the version of the tables below. A tool refuses a newer one.
-const Format = 3
+const Format = 4
 
 // Querier is what a pool, a session and a transaction have in common.
 type Querier interface {

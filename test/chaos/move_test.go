@@ -37,7 +37,7 @@ const config = `name: %s
 old: { url: "%s", peer_url: "%s" }
 new: { url: "%s", peer_url: "%s" }
 copy: { jobs: 2 }
-warm: { jobs: 1 }
+warm: { jobs: 1, before_cutover: 0s }
 analyze: { jobs: 1 }
 cutover: { max_pause: 5s, lock_timeout: 300ms, attempts: 6 }
 traffic:

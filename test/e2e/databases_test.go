@@ -72,7 +72,7 @@ func newDatabases(t *testing.T, n, shops int) databases {
 		}
 		all, names = append(all, m), append(names, m.name)
 	}
-	text := fmt.Sprintf("name: %s\nold: { url: %q }\nnew: { url: %q }\ndatabases: [%s]\nwarm: { jobs: 1 }\nanalyze: { jobs: 1 }\n"+
+	text := fmt.Sprintf("name: %s\nold: { url: %q }\nnew: { url: %q }\ndatabases: [%s]\nwarm: { jobs: 1, before_cutover: 0s }\nanalyze: { jobs: 1 }\n"+
 		"traffic:\n  - multihost: {}\nhooks: { dir: ./hooks }\n", name, older.URL("postgres"), newer.URL("postgres"), strings.Join(names, ", "))
 	if err := os.WriteFile(filepath.Join(dir, "pgcutover.yaml"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)

@@ -89,7 +89,7 @@ func newMoveBetween(t *testing.T, old, new *pgserver.Cluster, more ...string) *m
 old: { url: "%s" }
 new: { url: "%s" }
 copy: { jobs: 2 }
-warm: { jobs: 1 }
+warm: { jobs: 1, before_cutover: 0s }
 analyze: { jobs: 1 }
 traffic:
   - multihost: {}

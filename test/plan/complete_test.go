@@ -23,6 +23,7 @@ var explained = map[string]string{
 	`^lock table .* in access share mode$`:                                         "pg_dump, against DDL meanwhile",
 	`^(prepare|execute) (dump|get)\w+ \(`:                                          "pg_dump reads by prepared statements",
 	`^lock table only .* in share update exclusive mode nowait$`:                   "keeps ANALYZE of a partitioned table from doing its partitions again",
+	`^analyze \( skip_locked \) `:                                                  "step follow: the plan has the query that names the tables, and analyzes partitioned ones with their partitions",
 	`^delete from .* where \?$`:                                                    "step follow sees that old refuses it",
 	`^do \$\$begin perform \? end\$\$$`:                                            "check sees whether PL/pgSQL works",
 	`^do \$\$declare looks int .* pg_stat_activity `:                               "check waits for a session of the other server",
@@ -31,6 +32,7 @@ var explained = map[string]string{
 	`^select pg_terminate_backend \( \? \)$`:                                       "the walsender of a slot that is to be dropped: the plan names the slot",
 	`^select count \( pg_terminate_backend \( pid \) \) .* application_name = \? `: "sessions of a pg_restore that was killed",
 	`^do \$\$(declare .* )?begin perform \? from pgcutover \. gate for key share `: "ties a session of the tool's to the lease; a person has these locks in the lease itself",
+	`^select .* pg_restore_attribute_stats \(`:                                     "step statistics writes a table's statistics at once, the plan a column's at a time",
 	`^insert into pgcutover \. turn `:                                              "the plan has the number that the server computes",
 	`^insert into pgcutover \. baseline `:                                          "what status compares the schemas with; it is not needed for anything else",
 }
@@ -39,7 +41,7 @@ var explained = map[string]string{
 var reads = regexp.MustCompile(`^(select|with|show|values|fetch|close|begin|start transaction|commit|rollback|end|savepoint|release|set|reset|copy .* to stdout|identify_system|start_replication|deallocate|discard|explain \( (analyze , buffers , timing off , )?format json)\b`)
 
 // changing are the functions by which a SELECT changes something.
-var changing = regexp.MustCompile(`\b(setval|nextval|pg_drop_replication_slot|pg_create_logical_replication_slot|pg_terminate_backend|pg_cancel_backend|pg_(try_)?advisory_\w+|lo_\w+|pgcutover \. \w+) \(`)
+var changing = regexp.MustCompile(`\b(setval|nextval|pg_drop_replication_slot|pg_create_logical_replication_slot|pg_terminate_backend|pg_cancel_backend|pg_(try_)?advisory_\w+|pg_restore_\w+_stats|lo_\w+|pgcutover \. \w+) \(`)
 
 // TestEverythingIsInThePlan lets the servers log every statement while the tool
 // does a whole move and a rollback, and looks each of them up in what was printed.
