@@ -75,6 +75,31 @@ bench-cutover: ## Measure the cutover against freeze-and-poll and a floor; table
 	@scripts/prepare $(subst :, ,$(or $(PAIR),15:18)) >&2
 	@go run ./test/bench/cutover $(ARGS)
 
+# SIZE and BUFFERS (MB), WINDOW, RATE, VARIANTS, ROUNDS, PAIR and DIR choose what
+# is measured; `go run ./test/bench/warm -help` lists them. All of it takes half
+# an hour and 6 GB of disk; DIR keeps the servers for the next run.
+.PHONY: bench-warm
+bench-warm: export ROUNDS := $(if $(filter environment command%,$(origin ROUNDS)),$(ROUNDS))
+bench-warm: ## Measure queries after a restart: cold, warmed, all prewarmed, hot; table on stderr, JSON on stdout
+	@scripts/prepare $(subst :, ,$(or $(PAIR),15:18)) >&2
+	@go run ./test/bench/warm $(ARGS)
+
+# ROWS, SMALL, JOBS, VARIANTS, ROUNDS, DIR and PAIRS=15:18,15:17; see -help.
+.PHONY: bench-analyze
+bench-analyze: export ROUNDS := $(if $(filter environment command%,$(origin ROUNDS)),$(ROUNDS))
+bench-analyze: export PAIRS := $(if $(filter environment command%,$(origin PAIRS)),$(PAIRS),15:18$(comma)15:17)
+bench-analyze: ## Measure how soon there are statistics, against vacuumdb; table on stderr, JSON on stdout
+	@scripts/prepare $(sort $(subst :, ,$(subst $(comma), ,$(if $(filter environment command%,$(origin PAIRS)),$(PAIRS),15:18$(comma)15:17)))) >&2
+	@go run ./test/bench/analyze $(ARGS)
+
+# ROUNDS, COUNTS, PAIRS and BUSY choose what is measured; `go run
+# ./test/bench/sequences -help` lists them. All of it takes some minutes.
+.PHONY: bench-sequences
+bench-sequences: export ROUNDS := $(if $(filter environment command%,$(origin ROUNDS)),$(ROUNDS))
+bench-sequences: ## Measure how sequences are set ahead of the pause and in it; table on stderr, JSON on stdout
+	@scripts/prepare $(subst :, ,$(subst $(comma), ,$(or $(PAIRS),$(PAIR),10:18$(comma)15:18))) >&2
+	@go run ./test/bench/sequences $(ARGS)
+
 .PHONY: lint
 lint: ## Run the linters of .golangci.yml (the first time builds them: minutes)
 	@scripts/golangci-lint run
