@@ -59,7 +59,7 @@ func (c *Cutover) pausePoolers(ctx context.Context) (any, error) {
 	}
 	now, err := c.reader.ReadCalled(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("on the %s server: %w", c.Direction.Source(), err)
+		return nil, c.unread(err)
 	}
 	// Busy ones have used up much since step ahead: what is set now need not be
 	// while clients wait.

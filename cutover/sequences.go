@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 
 	"github.com/pgcutover/pgcutover/internal/hint"
 	"github.com/pgcutover/pgcutover/internal/journal"
+	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/state"
 	"github.com/pgcutover/pgcutover/internal/step"
 	"github.com/pgcutover/pgcutover/sequences"
@@ -98,7 +100,7 @@ func (c *Cutover) meetSequences(ctx context.Context) error {
 		}, c.refs())
 	}
 	if err != nil {
-		return fmt.Errorf("on the %s server: %w", c.Direction.Source(), err)
+		return c.unread(err)
 	}
 	return nil
 }
@@ -159,9 +161,18 @@ func (c *Cutover) readAhead(ctx context.Context) ([]sequences.Value, error) {
 	}
 	c.reading = nil
 	if r.err != nil {
-		return nil, fmt.Errorf("on the %s server: %w", c.Direction.Source(), r.err)
+		return nil, c.unread(r.err)
 	}
 	return r.values, nil
+}
+
+// unread says what may keep the source's sequences from being read.
+func (c *Cutover) unread(err error) error {
+	err = fmt.Errorf("on the %s server: %w", c.Direction.Source(), err)
+	if pg.IsCode(err, pg.LockNotAvailable) || errors.Is(err, context.DeadlineExceeded) {
+		return hint.With(err, fmt.Sprintf("an open transaction may be dropping or altering a sequence on the %s server: pg_locks and pg_stat_activity there name it; wait for it or end it, then run the command again", c.Direction.Source()))
+	}
+	return err
 }
 
 func (c *Cutover) refs() []sequences.Ref {
@@ -188,22 +199,54 @@ func (c *Cutover) followSequences(ctx context.Context, now []sequences.Value, re
 
 // raiseSequences looks at the source once more when its sessions are gone:
 // values that they took meanwhile by nextval alone must not be handed out again.
+// A sequence that was dropped or renamed there since must not stop what is decided.
 func (c *Cutover) raiseSequences(ctx context.Context) (int, []string, error) {
-	now, err := sequences.ReadValues(ctx, c.source().Pool(), c.source().Version(), c.refs())
-	if err != nil {
+	all, err := sequences.Read(ctx, c.source().Pool(), c.source().Version())
+	var hidden *sequences.UnreadableError
+	if err != nil && (!errors.As(err, &hidden) || c.gave(hidden.Sequences)) {
 		return 0, nil, fmt.Errorf("reading the sequences of the %s server: %w", c.Direction.Source(), err)
 	}
+	now, gone := c.ofGiven(all)
 	again, err := c.followSequences(ctx, now, 0)
 	if err != nil {
 		return 0, nil, err
 	}
 	var warnings []string
+	if len(gone) > 0 {
+		warnings = append(warnings, fmt.Sprintf("%d sequences cannot be read on the %s server any more, for example %s: should one have handed out more numbers than its margin, these come again; run: pgcutover sequences diff, which compares them with rows",
+			len(gone), c.Direction.Source(), gone[0].Ident()))
+	}
 	for _, change := range again {
 		if change.Overlap != nil {
 			warnings = append(warnings, fmt.Sprintf("sequence %s: %s", change.Ident(), strings.Join(change.Warnings, "; ")))
 		}
 	}
 	return len(again), warnings, nil
+}
+
+// gave reports whether one of the sequences was given something. Others, which were
+// made since, are nobody's matter here.
+func (c *Cutover) gave(some []sequences.Ref) bool {
+	return slices.ContainsFunc(c.given, func(g sequences.Change) bool { return slices.Contains(some, g.Ref) })
+}
+
+// ofGiven returns where those sequences stand that were given something, in the order
+// of given, and those that are not among all, or were not read.
+func (c *Cutover) ofGiven(all []sequences.Sequence) (now []sequences.Value, gone []sequences.Ref) {
+	byRef := make(map[sequences.Ref]sequences.Value, len(all))
+	for _, s := range all {
+		if s.Readable {
+			byRef[s.Ref] = s.Value
+		}
+	}
+	for _, g := range c.given {
+		if v, found := byRef[g.Ref]; found {
+			now = append(now, v)
+		} else {
+			gone = append(gone, g.Ref)
+		}
+	}
+	return now, gone
 }
 
 // remember gives a resumed run what the interrupted one set.

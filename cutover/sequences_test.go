@@ -3,6 +3,7 @@ package cutover_test
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,7 +14,8 @@ import (
 
 // A position that somebody sets on old after new's was set ahead, without handing
 // out a number, is seen: before 18 the short reading of the pause cannot tell it
-// from a sequence that was never used, the look after the switch can.
+// from a sequence that was never used, the look after the switch can. One that is
+// dropped or renamed after the decision keeps nothing from its end.
 func TestSequencesThatAreSetMeanwhile(t *testing.T) {
 	eachPair(t, func(t *testing.T, pair pgtest.Pair) {
 		m := started(t, pair)
@@ -21,13 +23,21 @@ func TestSequencesThatAreSetMeanwhile(t *testing.T) {
 			pgtest.Exec(t, url, `set default_transaction_read_only = off`, `create sequence public.fresh`, `create sequence public.used`, `create sequence public.down increment -1`)
 		}
 		pgtest.Exec(t, m.oldURL, `select nextval('public.used')`)
+		pgtest.Exec(t, m.oldURL, `create sequence public.dropped`, `create sequence public.renamed`)
+		pgtest.Exec(t, m.newURL, `set default_transaction_read_only = off`, `create sequence public.dropped`, `create sequence public.renamed`)
 		m.Options.Margin = 1000
 		c := m.cutover(t)
-		c.Observer = &leased{reporting: &reporting{facts: map[string]any{}}, act: func() {
+		report := &reporting{facts: map[string]any{}}
+		c.Observer = &decided{leased: leased{reporting: report, act: func() {
 			pgtest.Exec(t, m.oldURL, `select setval('public.fresh', 5000, false), setval('public.used', 6000, false), setval('public.down', -7000, false)`)
+		}}, act: func() {
+			pgtest.Exec(t, m.oldURL, `set default_transaction_read_only = off`, `drop sequence public.dropped`, `alter sequence public.renamed rename to other`)
 		}}
 		if err := c.Run(t.Context(), t.Context()); err != nil {
 			t.Fatalf("%v\n%s", err, hint.Of(err))
+		}
+		if text, err := json.Marshal(report.facts["switch"]); err != nil || !strings.Contains(string(text), "2 sequences cannot be read on the old server any more") {
+			t.Errorf("%s, %v", text, err)
 		}
 		for name, least := range map[string]int64{"fresh": 5000, "used": 6000, "down": 7000} {
 			if next := pgtest.Value[int64](t, m.newURL, `select abs(nextval($1::text::regclass))`, "public."+name); next < least {
@@ -35,6 +45,19 @@ func TestSequencesThatAreSetMeanwhile(t *testing.T) {
 			}
 		}
 	})
+}
+
+// decided acts after the decision as well.
+type decided struct {
+	leased
+	act func()
+}
+
+func (d *decided) StepDone(s step.Step, facts any, took time.Duration) {
+	d.leased.StepDone(s, facts, took)
+	if s.Final {
+		d.act()
+	}
 }
 
 // Thousands that nobody uses cost nothing in the pause's record, and those that

@@ -41,8 +41,8 @@ type Options struct {
 //
 // All is done in one transaction if three quarters of what is free in the server's
 // lock table have room for the sequences (max_locks_per_transaction *
-// (max_connections + max_prepared_transactions), less what pg_locks shows):
-// otherwise in as few as fit, each of which sends its statements in one round
+// (max_connections + max_prepared_transactions), less what pg_locks shows), and they
+// are no more than 20,000: otherwise in as few as fit, each of which sends its statements in one round
 // trip, so that an error may leave the earlier ones set, which is harmless. setval is
 // not transactional: what it set stays set.
 //

@@ -12,7 +12,7 @@ import (
 
 // kinds are sequences of every kind; the same on both servers.
 const kinds = `
-	create table owned (id serial primary key);
+	create table owned (id serial primary key); create table first (id serial primary key);
 	create table ident (id int generated always as identity (increment 5 cache 3) primary key);
 	create sequence shared; create table a (id bigint primary key default nextval('shared')); create table b (id bigint primary key default nextval('shared'));
 	create sequence unowned; create sequence never; create sequence never_but_set;
@@ -68,7 +68,7 @@ func TestDiffOfEveryKind(t *testing.T) {
 		t.Run(p.String(), func(t *testing.T) {
 			old, fresh := open(t, p.Old), open(t, p.New)
 			old.exec(t, kinds+used+`create sequence "other way"; select nextval('"other way"');
-				insert into ident overriding system value values (999); insert into b values (70); insert into d values (-301)`)
+				insert into ident overriding system value values (999); insert into b values (70); insert into d values (-301); insert into first values (1)`)
 			fresh.exec(t, kinds+setApart)
 			differences := compare(t, old, fresh, 10)
 			checkStatuses(t, differences)
@@ -78,6 +78,7 @@ func TestDiffOfEveryKind(t *testing.T) {
 				"\nMISSING on new", "\nBEHIND on new", "\nDEFINED OTHERWISE", "\nROWS BEYOND", "\nONLY on new", `"We ird"."S ""q?;--": old stands at 1 (handed out), new is 1 number behind`,
 				"    on new: CREATE SEQUENCE \"public\".\"unowned\" INCREMENT BY 1 ", "    on new: ALTER SEQUENCE \"public\".\"small\" AS smallint ",
 				"rows: column public.ident.id has 999 as its greatest number on old", "rows: column public.d.id has -301 as its least number on old",
+				"rows: column public.first.id has 1 as its greatest number on old, and the sequence is to hand out 1 next there",
 				"rows: column public.b.id has 70 as its greatest number on old, and", "rows: column public.b.id has 6000 as its greatest number on new, and the sequence is to hand out 41 next there",
 				"    on old: SELECT pg_catalog.setval(",
 			} {

@@ -93,11 +93,11 @@ func (s Sequence) within() int64 {
 }
 
 // pastSQL raises a sequence past a number that a row has, unless it is there by
-// then.
+// then. One that stands at that very number may have it still to hand out.
 func pastSQL(s Sequence, used int64) string {
-	sign := "<"
+	sign := "<="
 	if s.Increment < 0 {
-		sign = ">"
+		sign = ">="
 	}
 	return fmt.Sprintf("SELECT pg_catalog.setval(%s::pg_catalog.regclass, %d) FROM %s WHERE last_value %s %d;",
 		literal(s.Ident()), used, s.Ident(), sign, used)

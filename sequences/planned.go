@@ -37,7 +37,7 @@ func Statements(changes []Change) []string {
 // sequences are left to the tool.
 const outranSQL = `
 select format('select pg_catalog.setval(%%L, %%s, false)', g.name,
-              greatest(least(p.last + g.step * greatest(%[2]d, g.cache), g.most::numeric), g.least::numeric))
+              greatest(least(p.last + g.step::numeric * greatest(%[2]d, g.cache), g.most::numeric), g.least::numeric))
   from (values
     %[1]s
        ) as g (name, given, step, cache, least, most)

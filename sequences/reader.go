@@ -2,12 +2,14 @@ package sequences
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pgcutover/pgcutover/internal/hint"
 	"github.com/pgcutover/pgcutover/internal/pg"
 )
 
@@ -79,12 +81,37 @@ func (r *Reader) ReadCalled(ctx context.Context) ([]Value, error) {
 			return values, nil
 		case pg.IsCode(err, lockTableFull) && r.part > fewest:
 			r.part = max(min(r.part, len(r.oids))/2, fewest)
-		case pg.Lost(err):
+		case pg.Lost(err) && !errors.Is(err, errGone):
 			return nil, fmt.Errorf("reading the values of sequences: %w", err)
 		default:
-			return nil, fmt.Errorf("reading the values of sequences: %w", explain(ctx, r.conn, r.refs, err))
+			return nil, fmt.Errorf("reading the values of sequences: %w", r.explain(ctx, err))
 		}
 	}
+}
+
+// errGone is that of a sequence without a position: it was dropped, or may not be read.
+var errGone = errors.New("a sequence is gone")
+
+// explained is an error that every other session would get, too.
+type explained struct{ error }
+
+func (e explained) Unwrap() error { return e.error }
+
+// explain is the function of this name, for sequences that are known by their OIDs.
+func (r *Reader) explain(ctx context.Context, err error) error {
+	found, lookupErr := lookup(ctx, r.conn, r.refs)
+	if lookupErr != nil {
+		return err
+	}
+	for i, f := range found {
+		if f.exists && f.oid != r.oids[i] {
+			return explained{hint.With(fmt.Errorf("sequence %s is not the same any more", f.Ident()), "it was dropped and made again meanwhile: run the command again")}
+		}
+	}
+	if found := explain(ctx, r.conn, r.refs, err); !errors.Is(found, err) {
+		return explained{found}
+	}
+	return err
 }
 
 // readOnce sends all parts at once; a synchronization after each one ends its
@@ -134,7 +161,7 @@ func (r *Reader) collect(pipeline *pgconn.Pipeline) ([]Value, error) {
 				}
 				values = append(values, Value{Ref: r.refs[i], LastValue: last, IsCalled: string(row[1]) == "t"})
 			case r.version >= 180000:
-				gone = vanished(r.refs[i])
+				gone = errGone
 			}
 			i++
 		}

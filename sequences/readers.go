@@ -233,5 +233,8 @@ func (r *Readers) patience(p *part) time.Duration {
 // replaceable tells the errors of a session, or of its waiting for a lock, from
 // those that every other session would get.
 func replaceable(err error) bool {
+	if e := (explained{}); errors.As(err, &e) {
+		return false
+	}
 	return pg.Lost(err) || pg.IsCode(err, pg.LockNotAvailable, pg.QueryCanceled, pg.DeadlockDetected, lockTableFull)
 }

@@ -29,7 +29,7 @@ func session(ctx context.Context, q Querier, f func(*pgx.Conn) error) error {
 
 // beside lends f a second session, which is no part of what is done in the first.
 func beside(ctx context.Context, q Querier, first *pgx.Conn, f func(Querier) error) error {
-	if pool, ok := q.(*pgxpool.Pool); ok {
+	if pool, ok := q.(*pgxpool.Pool); ok && pool.Config().MaxConns > 1 {
 		return f(pool)
 	}
 	conn, err := pgx.ConnectConfig(ctx, first.Config())
@@ -129,6 +129,11 @@ select current_setting('max_locks_per_transaction')::bigint
      * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint)
      - (select count(*) from pg_locks where not fastpath)`
 
+// mostAtOnce bounds a transaction where the lock table has room for more: while the
+// second session looks at that many, idle_in_transaction_session_timeout runs in the
+// first one, and nextval waits.
+const mostAtOnce = 20000
+
 // lockRoom returns how many sequences one transaction may lock, so that a quarter
 // of the room is left for everybody else.
 func lockRoom(ctx context.Context, q Querier) (int, error) {
@@ -140,5 +145,5 @@ func lockRoom(ctx context.Context, q Querier) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("reading the size of the lock table: %w", err)
 	}
-	return int(max(free/4*3, fewest)), nil
+	return int(min(max(free/4*3, fewest), mostAtOnce)), nil
 }
