@@ -46,13 +46,33 @@ func analyzeLine(p warmup.AnalyzeProgress) string {
 func (m *Move) analyzeOptions(ctx context.Context) (warmup.AnalyzeOptions, error) {
 	o := m.Options.Analyze
 	var err error
-	if m.Old != nil {
-		if o.Usage, err = warmup.ReadUsage(ctx, m.Old); err != nil {
-			return o, err
-		}
+	if o.Usage, err = m.usage(ctx); err != nil {
+		return o, err
 	}
 	o.Since, err = m.copied(ctx)
 	return o, err
+}
+
+// usageBound is how long old's counters are waited for, which only the order
+// depends on.
+const usageBound = 10 * time.Second
+
+// usage reads how much tables are used on old. Where old does not say, it tells
+// the observer and returns nil.
+func (m *Move) usage(ctx context.Context) (warmup.Usage, error) {
+	if m.Old == nil {
+		return nil, nil
+	}
+	reading, cancel := context.WithTimeout(ctx, usageBound)
+	defer cancel()
+	usage, err := warmup.ReadUsage(reading, m.Old)
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if err != nil && m.Observer != nil {
+		m.Observer.Progress("analyze", fmt.Sprintf("which tables old uses most is not known: %v", err))
+	}
+	return usage, nil
 }
 
 // copied is when all rows were on new, by the journal and the clock of the tool

@@ -130,9 +130,8 @@ func (m *Move) ReadCache(ctx context.Context, c *Condition, hot *warmup.HotSet) 
 		return nil
 	}
 	for i := range c.Tables {
-		if inside, ok := warmth.Of(c.Tables[i].Table); ok {
-			c.Tables[i].Hot, c.Tables[i].Warm = &inside.Hot, &inside.Warm
-		}
+		inside, _ := warmth.Of(c.Tables[i].Table) // of those that nobody uses nothing is hot
+		c.Tables[i].Hot, c.Tables[i].Warm = &inside.Hot, &inside.Warm
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package upgrade
 
 import (
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -77,5 +78,25 @@ func TestStatisticsNeverStopStart(t *testing.T) {
 	}
 	if text := m.CarryFirst(t.Context()); !strings.HasPrefix(text, "warning: ") {
 		t.Errorf("analyze says of it: %q", text)
+	}
+}
+
+// Only the order depends on old's counters.
+func TestAnalyzeWithoutOldsCounters(t *testing.T) {
+	m, oldURL, newURL := opened(t, "carry8")
+	pgtest.Exec(t, newURL, "create table alone as select 1 as a")
+	neighbour, err := url.Parse(oldURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	neighbour.Path = "/postgres"
+	name := pgtest.Value[string](t, oldURL, "select quote_ident(current_database())")
+	pgtest.Exec(t, neighbour.String(), "alter database "+name+" allow_connections false")
+	defer pgtest.Exec(t, neighbour.String(), "alter database "+name+" allow_connections true")
+	if _, err := warmup.ReadUsage(t.Context(), m.Old); err == nil {
+		t.Fatal("old answers")
+	}
+	if report, err := m.Analyze(t.Context(), false); err != nil || len(report.Tables) == 0 {
+		t.Errorf("analyzed %v, %v", report.Tables, err)
 	}
 }

@@ -74,6 +74,7 @@ func (m *Move) WarmBeforeCutover(ctx context.Context) (warmup.Round, error) {
 		return r, context.Cause(ctx)
 	// A connection that is being made may end just before the context does.
 	case err != nil && (errors.Is(context.Cause(limit), errWarmEnough) || !time.Now().Before(end)):
+		r.Problems = append(r.Problems, fmt.Sprintf("the time that it has (warm.before_cutover, %s) was over before it was done", bound))
 		return r, nil
 	case err != nil:
 		return r, fmt.Errorf("warming new before the cutover: %w", err)

@@ -24,8 +24,12 @@ func TestKeepWarmUntilDecided(t *testing.T) {
 	for _, bound := range []time.Duration{time.Nanosecond, 20 * time.Millisecond, 0} {
 		m.Options.WarmBeforeCutover = bound
 		began := time.Now()
-		if _, err := m.WarmBeforeCutover(t.Context()); err != nil || time.Since(began) > 15*time.Second {
+		r, err := m.WarmBeforeCutover(t.Context())
+		if err != nil || time.Since(began) > 15*time.Second {
 			t.Errorf("bound %s: %v after %s", bound, err, time.Since(began))
+		}
+		if bound == time.Nanosecond && (len(r.Problems) != 1 || !strings.Contains(r.Problems[0], "was over")) {
+			t.Errorf("nothing is said of the time: %q", r.Problems)
 		}
 	}
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -109,6 +110,11 @@ func (w *warming) plan(ctx context.Context) ([]*reader, error) {
 		name := Table{Schema: f.Schema, Name: f.Table}
 		w.files[name] = append(w.files[name], f)
 	}
+	for _, name := range slices.Sorted(maps.Keys(w.options.Columns)) {
+		if !slices.ContainsFunc(all, func(r *relation) bool { return r.Schema+"."+r.Name == name }) {
+			w.report.Warnings = append(w.report.Warnings, fmt.Sprintf("warm.columns names a column of %s, which is no table here", name))
+		}
+	}
 	var readers []*reader
 	for _, r := range all {
 		switch {
@@ -167,7 +173,10 @@ func (w *warming) share(readers []*reader) []*reader {
 			left -= bytes
 		}
 	}
+	left = w.report.Budget
 	for _, r := range some {
+		r.warmth.Share = whole(r.warmth.Share, w.blockSize, left)
+		left -= r.warmth.Share
 		r.shrink()
 	}
 	if !w.useful() {
@@ -201,6 +210,15 @@ func divide(budget int64, wants []int64, weights []float64) []int64 {
 		total -= weights[i]
 	}
 	return parts
+}
+
+// whole makes a block of a part that is smaller, as long as there is one left:
+// many such parts would come to nothing otherwise, and be left unread.
+func whole(part, block, left int64) int64 {
+	if part > 0 && part < block && left >= block {
+		return block
+	}
+	return min(part, left)
 }
 
 // leastNewest is what the newest rows of a table get that is used on old, and
@@ -334,6 +352,16 @@ func (r *reader) shrink() {
 			left -= part
 		}
 	}
+	order := make([]int, len(parts))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(first[b].heat, first[a].heat) })
+	left = r.warmth.Share
+	for _, i := range order {
+		parts[i] = whole(parts[i], r.blockSize, left)
+		left -= parts[i]
+	}
 	r.wantRows, r.wantToast, r.wantIndexes = parts[0], parts[1], map[string]int64{}
 	for i, w := range first[2:] {
 		r.wantIndexes[w.index] = parts[i+2]
@@ -356,6 +384,11 @@ func (w *warming) column(t Table) string {
 	}
 	return ""
 }
+
+// countsBuffersSQL tells whether the extension, whose schema is %s, has the
+// function of freeSQL: one that came along from an older major has not, and
+// to try it would leave an error in the server's log each time.
+const countsBuffersSQL = `select to_regprocedure('%s.pg_buffercache_usage_counts()') is not null`
 
 // freeSQL returns how many buffers are free or were used once at most since the
 // clock hand came by, on 16 and later. %s is the extension's schema.
@@ -380,13 +413,19 @@ func (w *warming) findRoom(ctx context.Context, conn *pgx.Conn) error {
 	}
 	schema := strings.TrimSuffix(view, ".pg_buffercache")
 	var blocks int64
-	if w.server.Version() >= 160000 {
-		err = conn.QueryRow(ctx, fmt.Sprintf(freeSQL, schema)).Scan(&blocks)
+	var counts bool
+	err = conn.QueryRow(ctx, fmt.Sprintf(countsBuffersSQL, strings.ReplaceAll(schema, "'", "''"))).Scan(&counts)
+	if pg.IsCode(err, pg.InsufficientPrivilege) { // not even the schema
+		return nil
 	}
-	// An extension that came along from an older major has no such function.
-	if w.server.Version() < 160000 || pg.IsCode(err, pg.UndefinedFunction) {
-		err = conn.QueryRow(ctx, fmt.Sprintf(free15SQL, schema)).Scan(&blocks)
+	if err != nil {
+		return fmt.Errorf("looking for pg_buffercache_usage_counts: %w", err)
 	}
+	sql := free15SQL
+	if counts {
+		sql = freeSQL
+	}
+	err = conn.QueryRow(ctx, fmt.Sprintf(sql, schema)).Scan(&blocks)
 	if pg.IsCode(err, pg.InsufficientPrivilege) {
 		return nil
 	}

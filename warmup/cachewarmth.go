@@ -136,8 +136,8 @@ func insideOf(files []*file, found []cached) map[Table][]*inside {
 	}
 	for _, c := range found {
 		if i := byOID[c.OID]; i != nil {
-			i.blocks += c.Any
-			i.at[c.At] += c.Any
+			i.blocks += c.All
+			i.at[c.At] += c.All
 		}
 	}
 	return byTable

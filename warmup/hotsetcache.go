@@ -34,11 +34,11 @@ func cacheOf(ctx context.Context, conn *pgx.Conn) (view, advice string, err erro
 }
 
 // cachedSQL counts the blocks of the files $1 that are in the cache, by ranges
-// of so many blocks as $2 says; used, those that were accessed more than once
-// since the clock hand came by, and their usage counts. %s is the view.
+// of so many blocks as $2 says; those that were accessed, and accessed more than
+// once, since the clock hand came by, and their usage counts. %s is the view.
 // Postgres manual: F.25, pg_buffercache.
 const cachedSQL = `
-select f.oid, b.relblocknumber / f.width, count(*) filter (where b.usagecount > 0),
+select f.oid, b.relblocknumber / f.width, count(*), count(*) filter (where b.usagecount > 0),
        count(*) filter (where b.usagecount > 1), coalesce(sum(b.usagecount), 0)::bigint
   from %s b
   join (select p.oid, p.width, pg_relation_filenode(p.oid) as node,
@@ -54,7 +54,8 @@ select f.oid, b.relblocknumber / f.width, count(*) filter (where b.usagecount > 
 type cached struct {
 	OID   uint32
 	At    int64 // the range's number
-	Any   int64 // blocks in the cache
+	All   int64 // blocks in the cache, also those that would be the next to go
+	Any   int64 // of them those used
 	Again int64 // of them those used more than once
 	Usage int64
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/upgrade"
+	"github.com/pgcutover/pgcutover/warmup"
 )
 
 func newStatus(a *app) *cobra.Command {
@@ -36,13 +37,14 @@ func newStatus(a *app) *cobra.Command {
 				return err
 			}
 			defer m.Close()
+			seen := looks{}
 			for {
 				status, err := m.Status(ctx)
 				if err != nil {
 					return errors.Join(unreached(missing), err)
 				}
 				if status.EachTable = tables; tables {
-					a.readCache(ctx, m, &status)
+					seen.read(ctx, a, m, &status)
 				}
 				if err := a.print(status, status.WriteText); err != nil {
 					return err
@@ -64,19 +66,47 @@ func newStatus(a *app) *cobra.Command {
 	return cmd
 }
 
-// readCache adds the look into the caches, while old's tells what clients use.
-func (a *app) readCache(ctx context.Context, m *upgrade.Move, s *upgrade.Status) {
+// lookAgain is how old a look into the servers' caches may be for --watch: each
+// goes through all buffers of both.
+const lookAgain = time.Minute
+
+// looks are what was seen of the caches, by move: several have one each.
+type looks map[*upgrade.Move]seenCache
+
+type seenCache struct {
+	at     time.Time
+	tables map[warmup.Table]upgrade.TableCondition
+	cache  *warmup.Warmth
+}
+
+// read adds the look into the caches, while old's tells what clients use.
+func (l looks) read(ctx context.Context, a *app, m *upgrade.Move, s *upgrade.Status) {
 	if s.Condition == nil || s.Serving != string(pg.Old) {
+		return
+	}
+	seen, known := l[m]
+	if known && time.Since(seen.at) < lookAgain {
+		s.Condition.Cache = seen.cache
+		for i := range s.Condition.Tables {
+			t := &s.Condition.Tables[i]
+			t.Hot, t.Warm = seen.tables[t.Table].Hot, seen.tables[t.Table].Warm
+		}
 		return
 	}
 	if err := m.ReadCache(ctx, s.Condition, nil); err != nil {
 		a.say("warning: %v", err)
 	}
+	seen = seenCache{time.Now(), map[warmup.Table]upgrade.TableCondition{}, s.Condition.Cache}
+	for _, t := range s.Condition.Tables {
+		seen.tables[t.Table] = t
+	}
+	l[m] = seen
 }
 
 // statusOfAll is status for several databases.
 func (a *app) statusOfAll(ctx context.Context, watch, tables bool, every time.Duration) error {
 	return a.withMoves(ctx, nil, func(c *upgrade.Cluster) error {
+		seen := looks{}
 		for {
 			status, err := c.Status(ctx)
 			if err != nil {
@@ -84,7 +114,7 @@ func (a *app) statusOfAll(ctx context.Context, watch, tables bool, every time.Du
 			}
 			for i := range status.Databases {
 				if status.Databases[i].EachTable = tables; tables {
-					a.readCache(ctx, c.Moves[i].Move, &status.Databases[i].Status)
+					seen.read(ctx, a, c.Moves[i].Move, &status.Databases[i].Status)
 				}
 			}
 			if err := a.print(status, status.WriteText); err != nil {

@@ -156,6 +156,16 @@ func (a *app) sayWarmed(ctx context.Context, prefix string, r warmup.Round, err 
 	case err != nil:
 		a.say("%swarning: %v", prefix, err)
 	default:
-		a.say("%s%s", prefix, r.Summary())
+		for _, text := range r.Problems {
+			a.say("%swarning: %s", prefix, text)
+		}
+		if r.Report.At.IsZero() { // it did not come to that
+			return
+		}
+		text := r.Summary()
+		if n := len(r.Report.Warnings); n > 0 {
+			text += fmt.Sprintf("; %d warnings, which pgcutover warm names", n)
+		}
+		a.say("%s%s", prefix, text)
 	}
 }

@@ -162,7 +162,8 @@ func (a *app) savePlans(ctx context.Context, s *pg.Server, path string, o warmup
 	if err != nil {
 		return fmt.Errorf("keeping the plans: %w", err)
 	}
-	if err := errors.Join(set.Save(file), file.Close()); err != nil {
+	// One that was there keeps its mode otherwise.
+	if err := errors.Join(file.Chmod(0o600), set.Save(file), file.Close()); err != nil {
 		return fmt.Errorf("keeping the plans in %s: %w", path, err)
 	}
 	return a.print(set, set.WriteText)
