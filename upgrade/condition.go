@@ -179,7 +179,7 @@ func (c Condition) WriteText(w io.Writer) error {
 	line := func(cells ...string) {
 		fmt.Fprintln(t, "  "+strings.Join(cells, "\t"))
 	}
-	line("table", "size", "statistics", "changed since", "hot on old, in the cache here", "margin left of its sequences")
+	line("table", "rows take", "statistics", "changed since", "hot on old, in the cache here", "margin left of its sequences")
 	for _, table := range c.Tables {
 		line(table.String(), bytes(table.Bytes), table.statistics(c.At), fmt.Sprintf("%d rows", table.Changed), table.cached(), margins(table.Sequences))
 	}

@@ -99,19 +99,27 @@ func bareExpressions(ctx context.Context, conn *pgx.Conn) (map[uint32]bool, erro
 
 // roughSQL lists those of the tables $1 whose statistics are those of a rough
 // stage: of a column with a thousand values or more, a histogram of no more than
-// $2 parts. An ANALYZE with a target above $2 sees more. $3 is the target of the
-// last stage, null for the session's own.
+// $2 parts, and of no column more than that. An ANALYZE with a target above $2
+// sees more, but for values of more than 1 kB, which are counted and not kept: a
+// column of these alone says nothing. $3 is the target of the last stage, null for
+// the session's own.
 const roughSQL = `
-select distinct c.oid
-  from pg_class c
-  join pg_namespace n on n.oid = c.relnamespace
-  join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-  join pg_stats v on v.schemaname = n.nspname and v.tablename = c.relname and v.attname = a.attname
- where c.oid = any($1::oid[])
-   and v.null_frac < 0.5
-   and (v.n_distinct >= 1000 or v.n_distinct < 0 and -v.n_distinct * c.reltuples >= 1000)
-   and array_length(v.histogram_bounds, 1) - 1 <= $2::int
-   and coalesce(nullif(a.attstattarget::int, -1), $3::int, current_setting('default_statistics_target')::int) > $2::int`
+select x.oid
+  from (select c.oid, v.inherited,
+               bool_or(v.null_frac < 0.5
+                   and (v.n_distinct >= 1000 or v.n_distinct < 0 and -v.n_distinct * c.reltuples >= 1000)
+                   and array_length(v.histogram_bounds, 1) - 1 <= $2::int
+                   and coalesce(nullif(a.attstattarget::int, -1), $3::int, current_setting('default_statistics_target')::int) > $2::int) as rough,
+               bool_or(coalesce(a.attstattarget, -1) = -1
+                   and (array_length(v.histogram_bounds, 1) - 1 > $2::int or array_length(v.most_common_freqs, 1) > $2::int)) as fine
+          from pg_class c
+          join pg_namespace n on n.oid = c.relnamespace
+          join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+          join pg_stats v on v.schemaname = n.nspname and v.tablename = c.relname and v.attname = a.attname
+         where c.oid = any($1::oid[])
+         group by c.oid, v.inherited) x
+ group by x.oid
+having bool_or(x.rough and not coalesce(x.fine, false))`
 
 // rough returns the tables that an Analyze that was interrupted has left with
 // the statistics of a rough stage. Only big ones have such stages.

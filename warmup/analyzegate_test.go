@@ -10,6 +10,47 @@ import (
 	"github.com/pgcutover/pgcutover/internal/pgtest"
 )
 
+// testEmptied is about tables that have statistics of rows that are gone. No
+// ANALYZE would make any more of them.
+func testEmptied(t *testing.T, c *pgserver.Cluster) {
+	url := pgtest.Database(t, c)
+	pgtest.Exec(t, url, "create table emptied (a int, b int)", "create table deleted (a int, b int)",
+		"create table parted (a int, b int) partition by range (a)", "create table parted_1 partition of parted for values from (0) to (100)",
+		"create table parent (a int, b int)", "create table child () inherits (parent)", "create table child_2 () inherits (parent)",
+		"create table unstored (a int)", "alter table unstored alter a set statistics 0", "insert into unstored values (1)")
+	for _, table := range []string{"emptied", "deleted", "parted_1", "child", "child_2"} {
+		pgtest.Exec(t, url, fmt.Sprintf("insert into %s select g %% 10, g from generate_series(1, 100) g", table), "analyze "+table)
+	}
+	if c.Major() >= 18 {
+		pgtest.Exec(t, url, "alter table unstored add b int generated always as (a * 2) virtual")
+	}
+	trees := "public.parent (no statistics over the whole tree), public.parted (no statistics)"
+	for _, e := range []extendedStep{
+		{"truncate emptied; create statistics emptied_ab on a, b from emptied", trees},
+		{"delete from parted; delete from child; delete from child_2", ""},
+		{"delete from deleted; create statistics deleted_ab on a, b from deleted", ""},
+		{"insert into deleted values (1, 1)", "public.deleted (no extended statistics public.deleted_ab)"},
+		{"analyze deleted", ""},
+		{"insert into child_2 values (1, 1)", "public.parent (no statistics over the whole tree)"},
+		{"AnalyzeTables", ""},
+	} {
+		e.check(t, url)
+	}
+}
+
+// testHidden is about rows that row security hides from a table's owner.
+func testHidden(t *testing.T, c *pgserver.Cluster) {
+	url := pgtest.Database(t, c)
+	pgtest.Exec(t, url, "create role hidden_owner login", "create table hidden (a int)", "insert into hidden values (1)",
+		"alter table hidden owner to hidden_owner", "alter table hidden enable row level security", "alter table hidden force row level security")
+	t.Cleanup(func() { pgtest.Exec(t, url, "drop owned by hidden_owner", "drop role hidden_owner") })
+	waitForChanges(t, url, "hidden", 1)
+	pgtest.Exec(t, url, "select pg_stat_reset()")
+	waitForCollector(t, url)
+	mine := pgtest.WithUser(t, url, "hidden_owner", "")
+	extendedStep{"select 1", "public.hidden (no statistics)"}.check(t, mine)
+}
+
 func holes(t *testing.T, url string) []string {
 	t.Helper()
 	found, err := Holes(t.Context(), open(t, url))

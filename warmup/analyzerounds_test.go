@@ -141,6 +141,15 @@ func testRough(t *testing.T, c *pgserver.Cluster) {
 			t.Errorf("with %+v: analyzed %+v, %v", try.o, report.Tables, err)
 		}
 	}
+	// Values of more than 1 kB are counted and not kept: few are left to be seen.
+	pgtest.Exec(t, url, "create table documents (id int, body text)", "alter table documents alter body set storage external",
+		"insert into documents select g, case when g % 500 = 0 then g::text else repeat(md5(g::text), 40) end from generate_series(1, 3000) g")
+	waitForChanges(t, url, "documents", 3000)
+	pgtest.Exec(t, url, "analyze documents")
+	waitForChanges(t, url, "documents", 0)
+	if report, err := AnalyzeTables(t.Context(), s, nil, AnalyzeOptions{Small: 1, Changed: 1e6}); err != nil || len(report.Tables) != 0 {
+		t.Errorf("analyzed %+v, %v", report.Tables, err)
+	}
 	// A column that is to have no more than this is not rough.
 	pgtest.Exec(t, url, "alter table large alter n set statistics 5", "analyze large")
 	if report, err := AnalyzeTables(t.Context(), s, nil, AnalyzeOptions{Small: stagedSmall}); err != nil || len(report.Tables) != 0 {
@@ -280,4 +289,19 @@ func testAge(t *testing.T, c *pgserver.Cluster) {
 	if err != nil || len(report.Tables) != 1 {
 		t.Errorf("what was carried over is not improved: %+v, %v", report.Tables, err)
 	}
+}
+
+// testNoRoom is about a server that has room for fewer sessions than are wanted.
+func testNoRoom(t *testing.T, c *pgserver.Cluster) {
+	url := pgtest.Database(t, c)
+	pgtest.Exec(t, url, "create role crowded login connection limit 6", `do $$ begin for n in 1 .. 12 loop
+		execute format('create table little_%s as select 1 as a', n);
+		execute format('alter table little_%s owner to crowded', n);
+		end loop; end $$`)
+	t.Cleanup(func() { pgtest.Exec(t, url, "drop owned by crowded", "drop role crowded") })
+	report, err := Analyze(t.Context(), open(t, pgtest.WithUser(t, url, "crowded", "")), AnalyzeOptions{Jobs: 12})
+	if err != nil || outcomes(report)[Analyzed] != 12 {
+		t.Errorf("%v, %v", outcomes(report), err)
+	}
+	noSessions(t, url)
 }

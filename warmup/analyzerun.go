@@ -260,7 +260,9 @@ func (a *analysis) one(ctx context.Context, se *session, t task) error {
 	}
 	var blockers []Blocker
 	if outcome == Locked {
-		if blockers, err = blockersOf(ctx, se.conn, t.Table, t.OID, t.descendants(a.known)); err != nil && !pg.Lost(err) {
+		// The sentry may have meant the ANALYZE that has just ended.
+		blockers, err = blockersOf(ctx, se.conn, t.Table, t.OID, t.descendants(a.known))
+		if err != nil && !pg.Lost(err) && !pg.IsCode(err, pg.QueryCanceled) {
 			return err
 		}
 	}

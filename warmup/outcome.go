@@ -144,7 +144,7 @@ func advice(tables []TableAnalysis) string {
 		texts = append(texts, "let the blocking sessions finish, or end them with pg_terminate_backend(pid)")
 	}
 	if has(NotPermitted) {
-		texts = append(texts, "connect as the owner of the tables or of the database (17 and later: or GRANT MAINTAIN on them)")
+		texts = append(texts, "connect as the owner of the tables or of the database (17 and later: or GRANT MAINTAIN on them), with USAGE on their schemas")
 	}
 	if slices.ContainsFunc(tables, func(t TableAnalysis) bool { return t.Outcome == Analyzed && strings.HasPrefix(t.Lacks, lacksExt) }) {
 		texts = append(texts, "see ANALYZE VERBOSE for why extended statistics cannot be computed, and drop the object on new or give it a statistics target of 0")

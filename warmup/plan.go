@@ -86,7 +86,9 @@ select format('analyze %I.%I', schemaname, relname)
      or last_analyze is null and last_autoanalyze is null and n_live_tup > 0)
  order by seq_scan + coalesce(idx_scan, 0) desc, n_tup_ins + n_tup_upd + n_tup_del + seq_tup_read desc`
 
-// ChangedSQL answers what AnalyzeTables runs at that moment, one statement a row.
+// ChangedSQL answers the tables that have changed much, one statement a row: the
+// most of what AnalyzeTables runs, which sees parents, rough statistics and
+// expressions as well.
 func ChangedSQL() string { return changedSQL }
 
 // GentleSQL is what a session sets for AnalyzeOptions.Gently.

@@ -84,7 +84,7 @@ const making = "create extension "
 // writable lets a person make an extension on new while it is closed for clients.
 func writable(advice string) string {
 	if strings.HasPrefix(advice, making) {
-		return "set default_transaction_read_only = off; " + advice
+		return "begin read write; " + advice + " commit;" // in one, as psql -c takes it
 	}
 	return advice
 }

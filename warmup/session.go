@@ -38,8 +38,8 @@ type sessions struct {
 	all []*session
 }
 
-// open opens as many sessions as there is work for. On an error the sessions
-// that were opened are returned, too.
+// open opens as many sessions as there is work for, and as the server has room
+// for. On an error the sessions that were opened are returned, too.
 func (a *analysis) open(ctx context.Context, tables int) (*sessions, error) {
 	list := &sessions{}
 	for range min(a.options.Jobs, tables) {
@@ -47,12 +47,29 @@ func (a *analysis) open(ctx context.Context, tables int) (*sessions, error) {
 			server: a.server, gently: a.options.Gently, until: a.until,
 			perTable: a.options.PerTable, lockTimeout: a.options.LockTimeout,
 		}
+		err := se.reopen(ctx)
+		if len(list.all) > 0 && pg.IsCode(err, pg.TooManyConnections) {
+			list.shrink(ctx)
+			return list, nil
+		}
 		list.all = append(list.all, se)
-		if err := se.reopen(ctx); err != nil {
+		if err != nil {
 			return list, err
 		}
 	}
 	return list, nil
+}
+
+// spareSessions are given back to a server that has no room for more: others
+// need it, and so do the looks at who waits and at what is missing in the end.
+const spareSessions = 3
+
+func (l *sessions) shrink(ctx context.Context) {
+	keep := max(len(l.all)-spareSessions, 1)
+	for _, se := range l.all[keep:] {
+		endSession(ctx, se.conn)
+	}
+	l.all = l.all[:keep]
 }
 
 func (l *sessions) close(ctx context.Context) {

@@ -57,7 +57,8 @@ type side struct {
 	collations map[uint32]collation
 	monetary   string
 	encoding   string
-	slots      bool // pg_statistic itself can be read
+	slots      bool  // pg_statistic itself can be read
+	bytes      int64 // of pg_statistic
 }
 
 // readSide reads everything but the statistics.
@@ -78,13 +79,14 @@ func readSide(ctx context.Context, conn *pgx.Conn, s *pg.Server) (*side, error) 
 // ordinary session, since those that carry set their own.
 const (
 	databaseSQL = `
-select current_setting('server_encoding'), has_table_privilege('pg_catalog.pg_statistic', 'select')`
+select current_setting('server_encoding'), has_table_privilege('pg_catalog.pg_statistic', 'select'),
+       pg_total_relation_size('pg_catalog.pg_statistic')`
 	monetarySQL = `
 select current_setting('lc_monetary')`
 )
 
 func (d *side) readDatabase(ctx context.Context, conn *pgx.Conn) error {
-	return conn.QueryRow(ctx, databaseSQL).Scan(&d.encoding, &d.slots)
+	return conn.QueryRow(ctx, databaseSQL).Scan(&d.encoding, &d.slots, &d.bytes)
 }
 
 // statRelationsSQL lists the application tables, foreign ones included, and

@@ -437,3 +437,17 @@ func carryCancelled(t *testing.T, c *pgserver.Cluster) {
 	noSessions(t, newURL)
 	noSessions(t, oldURL)
 }
+
+func TestSliceSize(t *testing.T) {
+	for _, c := range []struct {
+		tables, jobs int
+		bytes        int64
+		want         int
+	}{
+		{1, 4, 0, 24}, {10_000, 4, 50 << 20, 834}, {10_000, 1, 50 << 20, 3334}, {10_000, 4, 4 << 30, 79}, {10_000, 4, 1 << 40, 24},
+	} {
+		if got := sliceSize(c.tables, c.jobs, c.bytes); got != c.want {
+			t.Errorf("%d tables, %d jobs, %d bytes: %d at once, want %d", c.tables, c.jobs, c.bytes, got, c.want)
+		}
+	}
+}

@@ -104,16 +104,25 @@ func (c *carrying) run(ctx context.Context) error {
 	return c.retry(ctx, first)
 }
 
-// slices are so many that every pair of sessions has several, and so few that
-// reading them, each by a look through all of pg_statistic, stays cheap.
+// slices are so many that every pair of sessions has several and that none fills
+// the memory, and so few that reading them, each by a look through all of
+// pg_statistic, stays cheap.
 const (
 	slicesEach = 3
 	smallSlice = 24
+	sliceBytes = 32 << 20 // of pg_statistic; as text it may be several times as much
 )
+
+// sliceSize is how many of the tables are read at once, where pg_statistic has
+// that many bytes.
+func sliceSize(tables, jobs int, bytes int64) int {
+	n := max(jobs*slicesEach, int(bytes/sliceBytes))
+	return max(smallSlice, (tables-1)/n+1)
+}
 
 // work hands the tables out to the pairs of sessions.
 func (c *carrying) work(ctx context.Context, first *pair, parcels []*parcel) error {
-	size := max(smallSlice, (len(parcels)-1)/(c.options.Jobs*slicesEach)+1)
+	size := sliceSize(len(parcels), c.options.Jobs, c.old.bytes)
 	todo := make(chan []*parcel, len(parcels)/size+1)
 	n := 0
 	for part := range slices.Chunk(parcels, size) {

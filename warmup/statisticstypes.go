@@ -266,6 +266,7 @@ func trustBetween(from, to *side, a, b *statColumn) trust {
 		return found
 	}
 	mine, theirs := names(from, x.collations), names(to, y.collations)
-	t.check = t.check || from.encoding != to.encoding || !slices.EqualFunc(mine, theirs, collation.sorts)
+	textual := slices.ContainsFunc(y.collations, func(oid uint32) bool { return oid != 0 })
+	t.check = t.check || textual && from.encoding != to.encoding || !slices.EqualFunc(mine, theirs, collation.sorts)
 	return t
 }
