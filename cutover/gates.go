@@ -159,12 +159,18 @@ func (c *Cutover) gateTables(ctx context.Context) (int, error) {
 }
 
 // gateStatistics is for the way forward: old served with what it has, and a
-// rollback must not be kept waiting.
+// rollback must not be kept waiting. A table that had no rows when start analyzed
+// it, and has some now, is no reason to send anybody away: it is analyzed here.
 func (c *Cutover) gateStatistics(ctx context.Context) error {
 	if c.Direction == state.Back {
 		return nil
 	}
 	holes, err := warmup.Holes(ctx, c.target())
+	if err == nil && len(holes) > 0 && !c.Hasty {
+		if holes, err = c.fillHoles(ctx, holes); err != nil {
+			return fmt.Errorf("making statistics that are missing: %w", err)
+		}
+	}
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package cutover
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -21,6 +22,27 @@ const (
 	// is at the table is told to give way.
 	statisticsLock = 500 * time.Millisecond
 )
+
+// fillWithin is how long the gates make statistics themselves.
+const fillWithin = 20 * time.Second
+
+// fillHoles analyzes the tables that lack statistics, and returns what they lack
+// then.
+func (c *Cutover) fillHoles(ctx context.Context, holes []warmup.Hole) ([]warmup.Hole, error) {
+	tables := make([]warmup.Table, len(holes))
+	for i, h := range holes {
+		tables[i] = h.Table
+	}
+	o := c.gentleStatistics()
+	o.Within, o.Gently = fillWithin, false // nobody uses the target yet
+	o.Progress = func(p warmup.AnalyzeProgress) {
+		step.Progress(ctx, "statistics were missing: %d of %d tables, %s %s", p.Done, p.Total, p.Table, p.Outcome)
+	}
+	if _, err := warmup.AnalyzeTables(ctx, c.target(), tables, o); err != nil && !errors.Is(err, warmup.ErrMissingStatistics) {
+		return nil, err
+	}
+	return warmup.Holes(ctx, c.target())
+}
 
 // gentleStatistics are the options of an ANALYZE beside live clients.
 func (c *Cutover) gentleStatistics() warmup.AnalyzeOptions {

@@ -3,10 +3,14 @@ package cutover_test
 import (
 	"errors"
 	"strings"
+	"sync"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/pgcutover/pgcutover/cutover"
 	"github.com/pgcutover/pgcutover/internal/hint"
+	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/pgtest"
 )
 
@@ -31,14 +35,20 @@ func TestStatistics(t *testing.T) {
 		m := started(t, pair, watchedTable...)
 		pgtest.Exec(t, m.newURL, "set default_transaction_read_only = off", "create statistics public.both on id, text from public.single",
 			"create statistics public.more on id, kind from public.watched")
+		locked := lockTable(t, m.newURL, "public.watched")
 		err := m.cutover(t).Run(t.Context(), t.Context())
 		if !errors.Is(err, cutover.ErrBlocked) || !strings.Contains(err.Error(), `"public"."watched" (no extended statistics public.more)`) ||
 			strings.Contains(err.Error(), "single") || !strings.Contains(hint.Of(err), "pgcutover analyze") {
 			t.Fatalf("without extended statistics: %v, hint %q", err, hint.Of(err))
 		}
-		report, err := m.Analyze(t.Context(), false)
-		if err != nil || len(report.Unfinished()) != 0 {
-			t.Fatalf("%+v, %v", report.Unfinished(), err)
+		hasty := m.cutover(t)
+		hasty.Hasty = true
+		locked()
+		if err := hasty.Ready(t.Context()); !errors.Is(err, cutover.ErrBlocked) {
+			t.Fatalf("a look that changes nothing: %v", err)
+		}
+		if err := m.cutover(t).Ready(t.Context()); err != nil { // makes them itself
+			t.Fatalf("%v, hint %q", err, hint.Of(err))
 		}
 
 		pgtest.Exec(t, m.oldURL, "insert into public.watched select g, g % 5 from generate_series(101, 300) g")
@@ -55,4 +65,20 @@ func TestStatistics(t *testing.T) {
 			return pgtest.Value[int](t, m.newURL, "select n_mod_since_analyze from pg_stat_all_tables where relid = 'public.watched'::regclass") == 0, nil
 		})
 	})
+}
+
+// lockTable keeps ANALYZE and DDL away from a table until the returned function is
+// called.
+func lockTable(t *testing.T, url, table string) func() {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock := sync.OnceFunc(func() { pg.Close(t.Context(), conn) })
+	t.Cleanup(unlock)
+	if _, err := conn.Exec(t.Context(), "begin read write; lock table "+table+" in share update exclusive mode"); err != nil {
+		t.Fatal(err)
+	}
+	return unlock
 }
