@@ -26,6 +26,22 @@ const (
 // fillWithin is how long the gates make statistics themselves.
 const fillWithin = 20 * time.Second
 
+// What the gates surely come to the end of in that time.
+const (
+	fillTables = 100
+	fillBytes  = 1 << 30
+)
+
+// mayFill tells a look that changes nothing whether a cutover will make the missing
+// statistics by itself.
+func mayFill(holes []warmup.Hole) bool {
+	var sum int64
+	for _, h := range holes {
+		sum += h.Bytes
+	}
+	return len(holes) <= fillTables && sum <= fillBytes
+}
+
 // fillHoles analyzes the tables that lack statistics, and returns what they lack
 // then.
 func (c *Cutover) fillHoles(ctx context.Context, holes []warmup.Hole) ([]warmup.Hole, error) {

@@ -22,6 +22,7 @@ type Hole struct {
 	// Lacks says what there is none of, such as "statistics" or "extended
 	// statistics \"public\".\"pairs\"".
 	Lacks string `json:"lacks"`
+	Bytes int64  `json:"bytes"` // of the main fork, with what is below a parent
 }
 
 // String names the table and what it lacks.
@@ -114,7 +115,7 @@ func (i inventory) holes() []Hole {
 	holes := []Hole{}
 	for _, r := range i.all {
 		if what := i.lacks[r.OID]; what != "" {
-			holes = append(holes, Hole{r.Table, what})
+			holes = append(holes, Hole{r.Table, what, r.tree(i.known)})
 		}
 	}
 	return holes
