@@ -1,6 +1,7 @@
 package upgrade
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -75,5 +76,22 @@ func TestCondition(t *testing.T) {
 		if !strings.Contains(text, want) {
 			t.Errorf("the report lacks %q:\n%s", want, text)
 		}
+	}
+}
+
+// After a cutover status has to say whether one can go back, whatever else cannot
+// be seen.
+func TestStatusWithoutACondition(t *testing.T) {
+	m, _, _ := opened(t, "unseen")
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	s := Status{Verdict: Verdict{CanGoBack: "yes"}}
+	m.condition(over, &s)
+	if s.Condition != nil || len(s.Warnings) != 1 || !strings.Contains(s.Warnings[0], "new server") {
+		t.Errorf("a look that fails: %+v", s)
+	}
+	m.condition(t.Context(), &s)
+	if s.Condition == nil || len(s.Warnings) != 1 {
+		t.Errorf("a look that does not: %+v", s)
 	}
 }

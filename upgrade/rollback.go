@@ -54,7 +54,8 @@ func (m *Move) afterCutover(ctx context.Context, s *Status) error {
 	s.Verdict = Verdict{Reasons: []string{"the cutover is done"}, Next: "pgcutover rollback to go back, or pgcutover complete to end the move"}
 	if !m.Options.Cutover.WayBack {
 		s.Verdict.CanGoBack, s.Verdict.Next = "no: the way back is not kept (rollback.keep: false)", "pgcutover complete"
-		return m.condition(ctx, s)
+		m.condition(ctx, s)
+		return nil
 	}
 	if err := m.stream(ctx, s, pos.Stream(state.Back)); err != nil {
 		return err
@@ -64,17 +65,19 @@ func (m *Move) afterCutover(ctx context.Context, s *Status) error {
 		return err
 	}
 	s.Verdict.CanGoBack = m.canGoBack(s)
-	return m.condition(ctx, s)
+	m.condition(ctx, s)
+	return nil
 }
 
-// condition fills in what clients find on new, which serves.
-func (m *Move) condition(ctx context.Context, s *Status) error {
+// condition fills in what clients find on new, which serves. That it cannot be seen
+// must not hide whether one can go back.
+func (m *Move) condition(ctx context.Context, s *Status) {
 	c, err := m.Condition(ctx, pg.New)
 	if err != nil {
-		return err
+		s.Warnings = append(s.Warnings, err.Error())
+		return
 	}
 	s.Condition = &c
-	return nil
 }
 
 // canGoBack answers the question, and what it would cost.

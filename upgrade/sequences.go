@@ -125,12 +125,9 @@ func (m *Move) ApplySequences(ctx context.Context) ([]sequences.Change, error) {
 
 // readableSequences reads both servers; what the role may not read is marked.
 func (m *Move) readableSequences(ctx context.Context) (onOld, onNew []sequences.Sequence, err error) {
-	var hidden *sequences.UnreadableError
-	if onOld, err = sequences.Read(ctx, m.Old.Pool(), m.Old.Version()); err != nil && !errors.As(err, &hidden) {
-		return nil, nil, fmt.Errorf("reading the sequences of the old server: %w", err)
+	if onOld, err = readable(ctx, m.Old); err != nil {
+		return nil, nil, err
 	}
-	if onNew, err = sequences.Read(ctx, m.New.Pool(), m.New.Version()); err != nil && !errors.As(err, &hidden) {
-		return nil, nil, fmt.Errorf("reading the sequences of the new server: %w", err)
-	}
-	return onOld, onNew, nil
+	onNew, err = readable(ctx, m.New)
+	return onOld, onNew, err
 }
