@@ -44,6 +44,7 @@ func TestAnalyze(t *testing.T) {
 		{"rows without counters", testProbe},
 		{"statistics of rows that are gone", testEmptied},
 		{"hidden rows", testHidden},
+		{"hearsay", testHearsay},
 		{"gently", testGently},
 		{"gives way", testGivesWay},
 		{"bounded", testWithin},

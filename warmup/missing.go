@@ -61,10 +61,27 @@ func Holes(ctx context.Context, s *pg.Server) ([]Hole, error) {
 	}
 	defer endSession(ctx, conn)
 	found, err := survey(ctx, conn, s.Version(), false)
+	if err == nil && s.Version() < 150000 && found.hearsay() {
+		if err = pause(ctx, collectorLag); err == nil {
+			found, err = survey(ctx, conn, s.Version(), false)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("looking for tables without statistics on the %s server: %w", s.Side(), err)
 	}
 	return found.holes(), nil
+}
+
+// collectorLag is more than the half second for which the statistics collector
+// of servers before 15 may keep to itself what an ANALYZE reported.
+// Postgres source: PGSTAT_STAT_INTERVAL in postmaster/pgstat.c.
+const collectorLag = time.Second
+
+// hearsay tells that there is a hole which only rests on what the server remembers.
+func (i inventory) hearsay() bool {
+	return slices.ContainsFunc(i.all, func(r *relation) bool {
+		return i.lacks[r.OID] != "" && !r.Readable && !r.Analyzed
+	})
 }
 
 // WithoutStatistics returns the tables that [Holes] names.
