@@ -46,7 +46,7 @@ prepare-tests:
 
 .PHONY: test
 test: prepare-tests ## Test against real servers; PAIRS=15:18,13:17 chooses the majors
-	PATH="$$PATH:$(CURDIR)/$(CACHE)/bin" PGCUTOVER_TEST_PAIRS=$(PAIRS) go test -count=1 -timeout 20m -p $(TEST_PARALLEL) $(ARGS) ./...
+	PATH="$$PATH:$(CURDIR)/$(CACHE)/bin" PGCUTOVER_TEST_PAIRS=$(PAIRS) go test -count=1 -timeout 40m -p $(TEST_PARALLEL) $(ARGS) ./...
 
 .PHONY: test-race
 test-race: prepare-tests ## The same under the race detector (needs a C compiler)
