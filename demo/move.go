@@ -49,7 +49,7 @@ func (r *run) move(soft, hard context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, stopWithin(soft, prober.Stop)) }()
-	if err := pause(soft, settle); err != nil {
+	if err := pg.Pause(soft, settle); err != nil {
 		return err
 	}
 	if err := r.cutover(soft, hard, m, writers.Ledger()); err != nil {
@@ -77,7 +77,7 @@ func (r *run) cutover(soft, hard context.Context, m *upgrade.Move, ledger *workl
 		return err
 	}
 	r.Say("== writing on for %s", r.After)
-	if err := pause(soft, r.After); err != nil {
+	if err := pg.Pause(soft, r.After); err != nil {
 		return err
 	}
 	r.result.WritePauseMS = milliseconds(ledger.LongestGap(began, time.Now()))
@@ -136,17 +136,6 @@ func stopWithin(ctx context.Context, stop func(context.Context) error) error {
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 35*time.Second)
 	defer cancel()
 	return stop(limit)
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
-	}
 }
 
 // sayWriter sends a text to Say.

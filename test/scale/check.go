@@ -29,7 +29,7 @@ func (c check) run(ctx context.Context, say func(string, ...any)) (o outcome, er
 	if err != nil {
 		return o, err
 	}
-	defer func() { err = errors.Join(err, w.close()) }()
+	defer func() { err = errors.Join(err, w.close(ctx)) }()
 	if err := w.fill(ctx, c.Tables, 0); err != nil {
 		return o, err
 	}

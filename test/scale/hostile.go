@@ -81,7 +81,7 @@ func (h hostile) run(ctx context.Context, say func(string, ...any)) (o outcome, 
 	if err != nil {
 		return o, err
 	}
-	defer func() { err = errors.Join(err, w.close()) }()
+	defer func() { err = errors.Join(err, w.close(ctx)) }()
 	if err := errors.Join(w.fill(ctx, h.Tables, 0), pgserver.Execute(ctx, asApp(w.old), fmt.Sprintf(rowsSQL, busy, h.Tables, h.Rows))); err != nil {
 		return o, err
 	}

@@ -65,7 +65,7 @@ func (l locks) run(ctx context.Context, say func(string, ...any)) (o outcome, er
 	if err != nil {
 		return o, err
 	}
-	defer func() { err = errors.Join(err, w.close()) }()
+	defer func() { err = errors.Join(err, w.close(ctx)) }()
 	if err := w.fill(ctx, l.InScope, l.OutOfScope); err != nil {
 		return o, err
 	}

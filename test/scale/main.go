@@ -20,29 +20,14 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
-	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
-	"github.com/pgcutover/pgcutover/internal/hint"
+	"github.com/pgcutover/pgcutover/test/bench/figures"
+	"github.com/pgcutover/pgcutover/test/bench/rounds"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := scale(ctx, os.Args[1:])
-	stop()
-	if err != nil {
-		say("scale: %v", err)
-		if advice := hint.Of(err); advice != "" {
-			say("%s", advice)
-		}
-		os.Exit(1) //nolint:forbidigo // a program
-	}
-}
-
-func say(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
+func main() { rounds.Main("scale", scale) }
 
 // runner is a case.
 type runner interface {
@@ -62,51 +47,31 @@ type settings struct {
 func readSettings(args []string) (settings, error) {
 	var s settings
 	f := flag.NewFlagSet("scale", flag.ContinueOnError)
-	f.StringVar(&s.cases, "cases", env("CASES", "check,many,locks,triggers,hostile,hostile-lock"), "cases, separated by commas")
-	f.StringVar(&s.pair, "pair", env("PAIR", "15:18"), "majors, old:new")
-	f.IntVar(&s.tables, "tables", number("TABLES", 10_000), "tables of the cases check and many, each with a sequence")
-	f.IntVar(&s.scope, "scope", number("SCOPE", 500), "how many of them are in scope; the fence stands on all (10000 take Postgres twenty minutes to copy)")
-	f.IntVar(&s.lockTables, "lock-tables", number("LOCK_TABLES", 30_000), "tables of the cases locks and triggers; 300 of them are in scope")
-	f.IntVar(&s.clients, "clients", number("CLIENTS", 16), "client connections")
-	f.IntVar(&s.rate, "rate", number("RATE", 500), "transactions per second of all together")
-	f.IntVar(&s.turns, "turns", number("TURNS", 6), "cutovers and rollbacks, by turns, of the hostile cases")
+	f.StringVar(&s.cases, "cases", figures.Env("CASES", "check,many,locks,triggers,hostile,hostile-lock"), "cases, separated by commas")
+	f.StringVar(&s.pair, "pair", figures.Env("PAIR", "15:18"), "majors, old:new")
+	f.IntVar(&s.tables, "tables", figures.Number("TABLES", 10_000), "tables of the cases check and many, each with a sequence")
+	f.IntVar(&s.scope, "scope", figures.Number("SCOPE", 500), "how many of them are in scope; the fence stands on all (10000 take Postgres twenty minutes to copy)")
+	f.IntVar(&s.lockTables, "lock-tables", figures.Number("LOCK_TABLES", 30_000), "tables of the cases locks and triggers; 300 of them are in scope")
+	f.IntVar(&s.clients, "clients", figures.Number("CLIENTS", 16), "client connections")
+	f.IntVar(&s.rate, "rate", figures.Number("RATE", 500), "transactions per second of all together")
+	f.IntVar(&s.turns, "turns", figures.Number("TURNS", 6), "cutovers and rollbacks, by turns, of the hostile cases")
 	f.DurationVar(&s.quiet, "quiet", 20*time.Second, "how long the hostile clients write before")
-	f.BoolVar(&s.explain, "explain", os.Getenv("EXPLAIN") != "", "tell what the longest transactions of all cases but the hostile ones waited for")
+	f.BoolVar(&s.explain, "explain", figures.Env("EXPLAIN", "") != "", "tell what the longest transactions of all cases but the hostile ones waited for")
 	if err := f.Parse(args); err != nil {
 		return s, err
 	}
-	for _, n := range []int{s.tables, s.scope, s.lockTables, s.clients, s.rate, s.turns} {
-		if n <= 0 {
-			return s, fmt.Errorf("%d: all numbers are positive", n)
-		}
-	}
-	return s, nil
-}
-
-func env(name, otherwise string) string {
-	if value := os.Getenv(name); value != "" {
-		return value
-	}
-	return otherwise
-}
-
-// number lets a variable that is no number be found, as -1.
-func number(name string, otherwise int) int {
-	n, err := strconv.Atoi(env(name, strconv.Itoa(otherwise)))
-	if err != nil {
-		return -1
-	}
-	return n
+	return s, figures.Positive(s.tables, s.scope, s.lockTables, s.clients, s.rate, s.turns)
 }
 
 // defaultLocks is PostgreSQL's own max_locks_per_transaction.
 const defaultLocks = 64
 
 func (s settings) runners() ([]runner, error) {
-	servers := bootOptions{Durable: true, Locks: defaultLocks, Explain: s.explain}
-	if _, err := fmt.Sscanf(s.pair, "%d:%d", &servers.Old, &servers.New); err != nil {
-		return nil, fmt.Errorf("reading the pair %q: %w", s.pair, err)
+	majors, err := rounds.ParsePair(s.pair)
+	if err != nil {
+		return nil, err
 	}
+	servers := bootOptions{Old: majors.Old, New: majors.New, Durable: true, Locks: defaultLocks, Explain: s.explain}
 	fight := hostile{bootOptions: servers, Tables: 12, Rows: 30, Clients: s.clients, Rate: s.rate, Turns: s.turns, Quiet: s.quiet}
 	locking := fight
 	locking.Locking = true
@@ -142,7 +107,7 @@ func scale(ctx context.Context, args []string) error {
 	}
 	var errs []error
 	for _, r := range runners {
-		o, err := r.run(ctx, say)
+		o, err := r.run(ctx, rounds.Say)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", o.Case, err))
 		}

@@ -40,7 +40,7 @@ func (m many) run(ctx context.Context, say func(string, ...any)) (o outcome, err
 	if err != nil {
 		return o, err
 	}
-	defer func() { err = errors.Join(err, w.close()) }()
+	defer func() { err = errors.Join(err, w.close(ctx)) }()
 	if err := w.fill(ctx, m.InScope, m.OutOfScope); err != nil {
 		return o, err
 	}

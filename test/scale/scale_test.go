@@ -43,7 +43,7 @@ func done(t *testing.T, r runner) outcome {
 
 // The numbers of `make bench-scale` are for a machine of one's own; here the
 // pause has room.
-const roomyPause = 3000
+const roomyPause = 10000
 
 func TestManyTables(t *testing.T) {
 	t.Parallel()
@@ -109,7 +109,7 @@ func TestHostileClients(t *testing.T) {
 		t.Fatalf("%d turns, %+v", len(o.Turns), o.Deadlocks)
 	}
 	for _, r := range o.Turns {
-		if r.PauseMS <= 0 || r.PauseMS > roomyPause || r.Clients.LongestMS > 5000 {
+		if r.PauseMS <= 0 || r.PauseMS > roomyPause || r.Clients.LongestMS > 20000 {
 			t.Errorf("%+v", r)
 		}
 	}

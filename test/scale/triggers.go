@@ -29,7 +29,7 @@ func (c triggers) run(ctx context.Context, say func(string, ...any)) (o outcome,
 	if err != nil {
 		return o, err
 	}
-	defer func() { err = errors.Join(err, w.close()) }()
+	defer func() { err = errors.Join(err, w.close(ctx)) }()
 	if err := w.fill(ctx, c.Busy, c.Idle); err != nil {
 		return o, err
 	}

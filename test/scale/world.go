@@ -9,16 +9,17 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/pgserver"
 	"github.com/pgcutover/pgcutover/internal/workload"
+	"github.com/pgcutover/pgcutover/test/bench/rounds"
 )
 
 // world is two servers with a database each.
 type world struct {
 	old, new *pgserver.Cluster
+	servers  rounds.Servers // the same
 	durable  bool
 	explain  bool
 	say      func(format string, args ...any)
@@ -57,40 +58,22 @@ func (o bootOptions) settings() map[string]string {
 
 // boot starts both servers and makes an empty database on each.
 func boot(ctx context.Context, o bootOptions, say func(string, ...any)) (*world, error) {
-	w := &world{durable: o.Durable, explain: o.Explain, say: say}
-	if err := pgserver.Install(ctx, func(text string) { say("%s", text) }, o.Old, o.New); err != nil {
+	servers, err := rounds.Start(ctx, rounds.ServerOptions{
+		Pair: rounds.Pair{Old: o.Old, New: o.New}, Name: "scale", Durable: o.Durable, Settings: o.settings(), Say: say,
+	})
+	if err != nil {
 		return nil, err
 	}
-	group, starting := errgroup.WithContext(ctx)
-	for _, c := range []struct {
-		major int
-		name  string
-		into  **pgserver.Cluster
-	}{{o.Old, "scale-old", &w.old}, {o.New, "scale-new", &w.new}} {
-		group.Go(func() error {
-			cluster, err := pgserver.Start(starting, pgserver.Options{Major: c.major, Name: c.name, Durable: o.Durable, Settings: o.settings()})
-			if err != nil {
-				return err
-			}
-			*c.into = cluster
-			return pgserver.Execute(starting, cluster.URL("postgres"), "create role "+appRole+" login", "create database "+database+" owner "+appRole)
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return nil, errors.Join(err, w.close())
+	w := &world{old: servers.Old, new: servers.New, servers: servers, durable: o.Durable, explain: o.Explain, say: say}
+	for _, c := range []*pgserver.Cluster{w.old, w.new} {
+		if err := pgserver.Execute(ctx, c.URL("postgres"), "create role "+appRole+" login", "create database "+database+" owner "+appRole); err != nil {
+			return nil, errors.Join(err, w.close(ctx))
+		}
 	}
 	return w, nil
 }
 
-func (w *world) close() error {
-	var errs []error
-	for _, c := range []*pgserver.Cluster{w.old, w.new} {
-		if c != nil {
-			errs = append(errs, c.Close())
-		}
-	}
-	return errors.Join(errs...)
-}
+func (w *world) close(ctx context.Context) error { return w.servers.Close(ctx) }
 
 // restart restarts both servers with a setting changed.
 func (w *world) restart(ctx context.Context, setting string) error {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pgcutover/pgcutover/internal/pgtest"
+	"github.com/pgcutover/pgcutover/test/bench/rounds"
 	"github.com/pgcutover/pgcutover/warmup"
 )
 
@@ -15,7 +16,7 @@ import (
 // estimates are those of an ANALYZE. Times are not looked at.
 func TestBench(t *testing.T) {
 	p := pgtest.Pairs(t)[0]
-	s := settings{Rounds: 1, Rows: 20_000, Small: 6, Jobs: 2, Variants: named(), Pairs: []pair{{max(p.Old, 13), max(p.New, 14)}}}
+	s := settings{Rounds: 1, Rows: 20_000, Small: 6, Jobs: 2, Variants: named(), Pairs: []rounds.Pair{{Old: max(p.Old, 13), New: max(p.New, 14)}}}
 	w, err := boot(t.Context(), s, s.Pairs[0], t.Logf)
 	if err != nil {
 		t.Fatal(err)
@@ -81,7 +82,7 @@ func TestSummaryJudges(t *testing.T) {
 
 func TestSettingsAreChecked(t *testing.T) {
 	s, err := readSettings([]string{"-rounds", "2", "-variants", "analyze,carry", "-pairs", "13:17,15:18"})
-	if err != nil || s.Rounds != 2 || len(s.Variants) != 2 || len(s.Pairs) != 2 || s.Pairs[1] != (pair{15, 18}) {
+	if err != nil || s.Rounds != 2 || len(s.Variants) != 2 || len(s.Pairs) != 2 || s.Pairs[1] != (rounds.Pair{Old: 15, New: 18}) {
 		t.Errorf("%+v, %v", s, err)
 	}
 	for _, bad := range [][]string{{"-rounds", "0"}, {"-variants", "guess"}, {"-pairs", "12:13"}, {"-pairs", "15:18,10:18"}, {"-pairs", "15:18,x"}} {

@@ -13,28 +13,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 
-	"github.com/pgcutover/pgcutover/internal/hint"
+	"github.com/pgcutover/pgcutover/test/bench/rounds"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := bench(ctx, os.Args[1:])
-	stop()
-	if err != nil {
-		say("bench-analyze: %v", err)
-		if advice := hint.Of(err); advice != "" {
-			say("%s", advice)
-		}
-		os.Exit(1) //nolint:forbidigo // a program
-	}
-}
-
-func say(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
+func main() { rounds.Main("bench-analyze", bench) }
 
 func bench(ctx context.Context, args []string) error {
 	s, err := readSettings(args)
@@ -48,7 +32,7 @@ func bench(ctx context.Context, args []string) error {
 	all.Bench = "analyze"
 	var errs []error
 	for _, p := range s.Pairs {
-		sum, err := s.pair(ctx, p, say)
+		sum, err := s.pair(ctx, p, rounds.Say)
 		if err != nil {
 			return err
 		}
@@ -61,7 +45,7 @@ func bench(ctx context.Context, args []string) error {
 }
 
 // pair measures one pair of majors.
-func (s settings) pair(ctx context.Context, p pair, say func(string, ...any)) (sum summary, err error) {
+func (s settings) pair(ctx context.Context, p rounds.Pair, say func(string, ...any)) (sum summary, err error) {
 	w, err := boot(ctx, s, p, say)
 	if err != nil {
 		return sum, err

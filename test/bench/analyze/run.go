@@ -12,6 +12,7 @@ import (
 	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/pgserver"
 	"github.com/pgcutover/pgcutover/test/bench/figures"
+	"github.com/pgcutover/pgcutover/test/bench/rounds"
 )
 
 // outcome is what one run found.
@@ -65,8 +66,8 @@ func (w *world) rounds(ctx context.Context) ([]outcome, error) {
 	var all []outcome
 	variants := w.variants()
 	for round := range w.Rounds {
-		for i := range variants {
-			o := outcome{Variant: variants[(i+round)%len(variants)], Round: round + 1}
+		for _, name := range rounds.Order(variants, round) {
+			o := outcome{Variant: name, Round: round + 1}
 			if err := w.run(ctx, &o); err != nil {
 				return nil, fmt.Errorf("%s, round %d: %w", o.Variant, o.Round, err)
 			}
@@ -127,7 +128,7 @@ type polled struct {
 // rows of their own count: vacuumdb before 19 never analyzes partitioned ones.
 func watch(ctx context.Context, conn *pgx.Conn, began time.Time) polled {
 	for {
-		if figures.Pause(ctx, pollEvery) != nil {
+		if pg.Pause(ctx, pollEvery) != nil {
 			return polled{}
 		}
 		// Not ctx: a cancelled query would end the session.

@@ -4,10 +4,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/pgcutover/pgcutover/test/bench/figures"
+	"github.com/pgcutover/pgcutover/test/bench/rounds"
 )
 
 // settings say what is measured. Each flag has an environment variable of the
@@ -18,13 +18,10 @@ type settings struct {
 	Small    int // tables
 	Jobs     int
 	Variants []string
-	Pairs    []pair
+	Pairs    []rounds.Pair
 	Dir      string
 	Explain  bool
 }
-
-// pair is two majors.
-type pair struct{ Old, New int }
 
 func readSettings(args []string) (settings, error) {
 	var s settings
@@ -41,30 +38,14 @@ func readSettings(args []string) (settings, error) {
 	if err := f.Parse(args); err != nil {
 		return s, err
 	}
-	s.Variants = strings.Split(variants, ",")
-	var errs []error
-	for _, text := range strings.Split(pairs, ",") {
-		var p pair
-		if _, err := fmt.Sscanf(text, "%d:%d", &p.Old, &p.New); err != nil {
-			errs = append(errs, fmt.Errorf("reading the pair %q: %w", text, err))
-		}
-		s.Pairs = append(s.Pairs, p)
-	}
-	return s, errors.Join(append(errs, s.check())...)
+	var errVariants, errPairs error
+	s.Variants, errVariants = rounds.ParseVariants(variants, named())
+	s.Pairs, errPairs = rounds.ParsePairs(pairs)
+	return s, errors.Join(errVariants, errPairs, s.check())
 }
 
 func (s settings) check() error {
-	var errs []error
-	for _, n := range []int{s.Rounds, s.Rows, s.Small, s.Jobs} {
-		if n <= 0 {
-			errs = append(errs, fmt.Errorf("%d: all numbers are positive", n))
-		}
-	}
-	for _, name := range s.Variants {
-		if !slices.Contains(named(), name) {
-			errs = append(errs, fmt.Errorf("there is no variant %q: they are %s", name, strings.Join(named(), ", ")))
-		}
-	}
+	errs := []error{figures.Positive(s.Rounds, s.Rows, s.Small, s.Jobs)}
 	for _, p := range s.Pairs {
 		// Most common values of several columns came with 12; up to 13 it does
 		// not show that a table was never counted.

@@ -95,15 +95,13 @@ func describe(name string, all []outcome) result {
 
 // compare adds a ratio, if both were measured.
 func (sum *summary) compare(what, of, to string, value func(result) figures.Spread) {
-	find := func(name string) int {
-		return slices.IndexFunc(sum.Results, func(r result) bool { return r.Variant == name })
-	}
-	a, b := find(of), find(to)
-	if a < 0 || b < 0 {
-		return
-	}
-	quotients := figures.Ratios(value(sum.Results[a]).All, value(sum.Results[b]).All)
-	sum.Ratios = append(sum.Ratios, figures.Ratio{What: what, Of: of, To: to, Rounds: figures.Of(quotients)})
+	sum.Ratios = append(sum.Ratios, figures.Compare(what, of, to, func(variant string) []float64 {
+		i := slices.IndexFunc(sum.Results, func(r result) bool { return r.Variant == variant })
+		if i < 0 {
+			return nil
+		}
+		return value(sum.Results[i]).All
+	})...)
 }
 
 // print writes the table for people.

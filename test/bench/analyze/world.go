@@ -3,15 +3,13 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"path/filepath"
 	"strconv"
-	"time"
 
 	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/pgclient"
 	"github.com/pgcutover/pgcutover/internal/pgserver"
 	"github.com/pgcutover/pgcutover/test/bench/fill"
+	"github.com/pgcutover/pgcutover/test/bench/rounds"
 )
 
 const database = "bench"
@@ -19,9 +17,9 @@ const database = "bench"
 // world is both servers: old with statistics, new with the same rows.
 type world struct {
 	settings
-	pair
-	say      func(format string, args ...any)
-	Old, New *pgserver.Cluster
+	rounds.Servers
+	pair rounds.Pair
+	say  func(format string, args ...any)
 
 	from, to    *pg.Server
 	vacuumdb    string
@@ -30,25 +28,8 @@ type world struct {
 	reference   []float64 // estimates after a plain ANALYZE
 }
 
-// serverSettings: a worker in the background would do the work of the variants.
-// Commits are durable on both servers, as each ANALYZE is one.
-func serverSettings() map[string]string {
-	return map[string]string{
-		"shared_buffers":       "512MB",
-		"wal_level":            "minimal",
-		"max_wal_senders":      "0",
-		"max_wal_size":         "1GB",
-		"maintenance_work_mem": "128MB",
-		"autovacuum":           "off",
-		"max_connections":      "100",
-	}
-}
-
-func boot(ctx context.Context, s settings, p pair, say func(string, ...any)) (*world, error) {
+func boot(ctx context.Context, s settings, p rounds.Pair, say func(string, ...any)) (*world, error) {
 	w := &world{settings: s, pair: p, say: say}
-	if err := pgserver.Install(ctx, func(text string) { say("%s", text) }, p.Old, p.New); err != nil {
-		return nil, err
-	}
 	err := w.start(ctx)
 	if err == nil {
 		err = w.fill(ctx)
@@ -70,78 +51,31 @@ func (w *world) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range []struct {
-		major int
-		name  string
-		into  **pgserver.Cluster
-	}{{w.pair.Old, "bench-analyze-old", &w.Old}, {w.pair.New, "bench-analyze-new", &w.New}} {
-		dir := ""
-		if w.Dir != "" {
-			dir = filepath.Join(w.Dir, fmt.Sprintf("%s-%d-%d", c.name, c.major, w.Rows))
-		}
-		cluster, err := pgserver.Start(ctx, pgserver.Options{Major: c.major, Name: c.name, Dir: dir, Durable: true, Settings: serverSettings()})
-		if err != nil {
-			return err
-		}
-		*c.into = cluster
-	}
-	return nil
+	// Commits are durable, as each ANALYZE is one.
+	w.Servers, err = rounds.Start(ctx, rounds.ServerOptions{
+		Pair: w.pair, Name: "bench-analyze", Durable: true, Settings: fill.Settings("512MB"), Dir: w.Dir, Size: w.Rows, Say: w.say,
+	})
+	return err
 }
 
-// Close stops the servers and removes them unless they are to be kept.
+// Close ends the sessions and closes the servers.
 func (w *world) Close(ctx context.Context) error {
-	var errs []error
 	for _, s := range []*pg.Server{w.from, w.to} {
 		if s != nil {
 			s.Close()
 		}
 	}
-	for _, c := range []*pgserver.Cluster{w.Old, w.New} {
-		if c == nil {
-			continue
-		}
-		if w.Dir != "" { // the next run is to find it shut down
-			errs = append(errs, c.Stop(context.WithoutCancel(ctx)))
-		}
-		errs = append(errs, c.Close())
-	}
-	return errors.Join(errs...)
+	return w.Servers.Close(ctx)
 }
 
-// fill makes the database on both servers, each unless it was kept: rows,
-// indexes, and what a vacuum leaves, statistics on old.
-func (w *world) fill(ctx context.Context) error {
-	began, filled := time.Now(), 0
-	for _, c := range []*pgserver.Cluster{w.Old, w.New} {
-		made, err := fill.Once(ctx, c, database, func(url string) error {
-			if err := pgserver.Execute(ctx, url, w.schema()...); err != nil {
-				return err
-			}
-			var err error
-			if c == w.Old {
-				err = fill.Execute(ctx, url, w.rows())
-			} else {
-				err = fill.Copy(ctx, w.Old.URL(database), url, w.tables())
-			}
-			if err != nil {
-				return err
-			}
-			if err := fill.Execute(ctx, url, indexesSQL); err != nil {
-				return err
-			}
-			return pgserver.Execute(ctx, url, "vacuum (analyze)", "analyze bench.readings")
-		})
-		if err != nil {
-			return err
-		}
-		if made {
-			filled++
-		}
-	}
-	if filled > 0 {
-		w.say("filled %d servers in %s", filled, time.Since(began).Round(time.Second))
-	}
-	return nil
+// fill makes the database on both servers: rows, indexes, and what a vacuum
+// leaves, statistics on old.
+func (w *world) fill(ctx context.Context) (err error) {
+	w.bytes, err = fill.Both(ctx, w.Old, w.New, database, fill.Content{
+		Schema: w.schema(), Rows: w.rows(), Tables: w.tables(), Indexes: indexesSQL,
+		Finish: []string{"vacuum (analyze)", "analyze bench.readings"},
+	}, w.say)
+	return err
 }
 
 // connect opens what the variants need, and notes what the planner makes of a
@@ -152,9 +86,6 @@ func (w *world) connect(ctx context.Context) error {
 		return err
 	}
 	if w.to, err = pg.Open(ctx, pg.Options{Side: pg.New, URL: w.New.URL(database), Move: "bench"}); err != nil {
-		return err
-	}
-	if w.bytes, err = fill.Value[int64](ctx, w.New.URL(database), "select pg_database_size(current_database())"); err != nil {
 		return err
 	}
 	if err := pgserver.Execute(ctx, w.New.URL(database), "analyze"); err != nil {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pgcutover/pgcutover/internal/pgserver"
+	"github.com/pgcutover/pgcutover/test/bench/rounds"
 )
 
 // Options say what the arena is made of.
@@ -26,6 +27,7 @@ type Options struct {
 type Arena struct {
 	Options
 	Old, New *pgserver.Cluster
+	servers  rounds.Servers // the same
 	made     int
 }
 
@@ -54,36 +56,20 @@ func settings() map[string]string {
 // Boot starts both servers and makes the databases that those of the runs are
 // copied from.
 func Boot(ctx context.Context, o Options) (*Arena, error) {
-	a := &Arena{Options: o}
-	if err := pgserver.Install(ctx, func(text string) { o.Say("%s", text) }, o.Old, o.New); err != nil {
+	servers, err := rounds.Start(ctx, rounds.ServerOptions{
+		Pair: rounds.Pair{Old: o.Old, New: o.New}, Name: "bench", Durable: true, Settings: settings(), Say: o.Say,
+	})
+	if err != nil {
 		return nil, err
 	}
-	if err := a.start(ctx); err != nil {
-		return nil, errors.Join(err, a.Close())
-	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return a.template(ctx, a.Old, seed, a.seedStatements()) })
-	group.Go(func() error { return a.template(ctx, a.New, blank, a.schemaStatements()) })
+	a := &Arena{Options: o, Old: servers.Old, New: servers.New, servers: servers}
+	group, inner := errgroup.WithContext(ctx)
+	group.Go(func() error { return a.template(inner, a.Old, seed, a.seedStatements()) })
+	group.Go(func() error { return a.template(inner, a.New, blank, a.schemaStatements()) })
 	if err := group.Wait(); err != nil {
-		return nil, errors.Join(err, a.Close())
+		return nil, errors.Join(err, a.Close(ctx))
 	}
 	return a, nil
-}
-
-func (a *Arena) start(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
-	for _, c := range []struct {
-		major int
-		name  string
-		into  **pgserver.Cluster
-	}{{a.Options.Old, "bench-old", &a.Old}, {a.Options.New, "bench-new", &a.New}} {
-		group.Go(func() error {
-			cluster, err := pgserver.Start(ctx, pgserver.Options{Major: c.major, Name: c.name, Durable: true, Settings: settings()})
-			*c.into = cluster
-			return err
-		})
-	}
-	return group.Wait()
 }
 
 // template makes the role and a database with the statements in it, as the role.
@@ -99,15 +85,7 @@ func (a *Arena) template(ctx context.Context, c *pgserver.Cluster, name string, 
 }
 
 // Close stops the servers and removes their data.
-func (a *Arena) Close() error {
-	var errs []error
-	for _, c := range []*pgserver.Cluster{a.Old, a.New} {
-		if c != nil {
-			errs = append(errs, c.Close())
-		}
-	}
-	return errors.Join(errs...)
-}
+func (a *Arena) Close(ctx context.Context) error { return a.servers.Close(ctx) }
 
 // Pair is a database of the same name on both servers.
 type Pair struct {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -104,15 +103,4 @@ func sequences(ctx context.Context, conn *pgx.Conn) (map[string]int64, error) {
 		return nil, fmt.Errorf("reading the sequences: %w", err)
 	}
 	return next, nil
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timer.C:
-		return nil
-	}
 }

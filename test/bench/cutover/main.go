@@ -14,53 +14,29 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"os"
-	"os/signal"
-	"syscall"
 
-	"github.com/pgcutover/pgcutover/internal/hint"
 	"github.com/pgcutover/pgcutover/test/bench/arena"
+	"github.com/pgcutover/pgcutover/test/bench/rounds"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := bench(ctx, os.Args[1:])
-	stop()
-	if err != nil {
-		say("bench-cutover: %v", err)
-		if advice := hint.Of(err); advice != "" {
-			say("%s", advice)
-		}
-		os.Exit(1) //nolint:forbidigo // a program
-	}
-}
-
-func say(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
+func main() { rounds.Main("bench-cutover", bench) }
 
 func bench(ctx context.Context, args []string) (err error) {
 	s, err := readSettings(args)
 	if err != nil {
 		return err
 	}
-	a, err := arena.Boot(ctx, arena.Options{Old: s.Old, New: s.New, Accounts: s.Accounts, Sequences: s.Sequences, Say: say})
+	a, err := arena.Boot(ctx, arena.Options{Old: s.Old, New: s.New, Accounts: s.Accounts, Sequences: s.Sequences, Say: rounds.Say})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, a.Close()) }()
-	say("old: PostgreSQL %s, new: PostgreSQL %s, fsync and synchronous_commit on", a.Old.Version(), a.New.Version())
+	defer func() { err = errors.Join(err, a.Close(ctx)) }()
+	rounds.Say("old: PostgreSQL %s, new: PostgreSQL %s, fsync and synchronous_commit on", a.Old.Version(), a.New.Version())
 	outcomes, err := s.rounds(ctx, a)
 	if err != nil {
 		return err
 	}
 	summary := summarize(s, a, outcomes)
-	if err := summary.print(os.Stderr); err != nil {
-		return err
-	}
-	if err := json.NewEncoder(os.Stdout).Encode(summary); err != nil {
-		return err
-	}
-	return summary.verdict()
+	return errors.Join(rounds.Tell(summary.print, summary), summary.verdict())
 }

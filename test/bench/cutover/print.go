@@ -6,6 +6,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/pgcutover/pgcutover/test/bench/figures"
 	"github.com/pgcutover/pgcutover/test/bench/methods"
 )
 
@@ -29,13 +30,7 @@ func (sum *summary) print(w io.Writer) error {
 	for _, r := range sum.Ratios {
 		fmt.Fprintf(w, "%s at %d tps: %s / %s = %.2f (median of the rounds' ratios %.2f)\n", r.Clients, r.TPS, r.Of, r.To, r.Medians, r.Median)
 	}
-	for _, g := range sum.Goals {
-		met := "met"
-		if !g.Met {
-			met = "NOT MET"
-		}
-		fmt.Fprintf(w, "goal: %s at most %g: %.2f, %s\n", g.Name, g.Most, g.Got, met)
-	}
+	figures.PrintGoals(w, sum.Goals)
 	return nil
 }
 

@@ -7,9 +7,12 @@ import (
 	"os"
 	"time"
 
+	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/test/bench/arena"
+	"github.com/pgcutover/pgcutover/test/bench/figures"
 	"github.com/pgcutover/pgcutover/test/bench/load"
 	"github.com/pgcutover/pgcutover/test/bench/methods"
+	"github.com/pgcutover/pgcutover/test/bench/rounds"
 )
 
 // outcome is what one run found.
@@ -73,15 +76,14 @@ func (s settings) rounds(ctx context.Context, a *arena.Arena) ([]outcome, error)
 	var all []outcome
 	for round := range s.Rounds {
 		for _, c := range s.combinations() {
-			for i := range s.Methods {
-				name := s.Methods[(i+round)%len(s.Methods)]
+			for _, name := range rounds.Order(s.Methods, round) {
 				o := outcome{combination: c, Method: name, Round: round + 1}
 				began := time.Now()
 				if err := s.run(ctx, a, &o); err != nil {
 					return nil, fmt.Errorf("%s, %s clients, %d tps: %w", name, c.Kind, c.TPS, err)
 				}
 				o.Whole = time.Since(began)
-				say("%s", o)
+				rounds.Say("%s", o)
 				all = append(all, o)
 			}
 		}
@@ -92,7 +94,7 @@ func (s settings) rounds(ctx context.Context, a *arena.Arena) ([]outcome, error)
 // String is the line that tells the run when it has ended.
 func (o outcome) String() string {
 	text := fmt.Sprintf("round %d  %-9s %4d tps  %-14s gap %7.1f ms  failed %4d  gave up %3d  lost %d  doubled %d  (%.1f s)",
-		o.Round, o.Kind, o.TPS, o.Method, methods.Milliseconds(o.Gap), o.Counts.Failed, o.Counts.GaveUp, o.Proof.Missing+o.BulkLost, o.Proof.Doubled, o.Whole.Seconds())
+		o.Round, o.Kind, o.TPS, o.Method, figures.Milliseconds(o.Gap), o.Counts.Failed, o.Counts.GaveUp, o.Proof.Missing+o.BulkLost, o.Proof.Doubled, o.Whole.Seconds())
 	switch {
 	case o.Failed != nil:
 		text += "\n    failed: " + o.Failed.Error()
@@ -126,7 +128,7 @@ func (s settings) run(ctx context.Context, a *arena.Arena, o *outcome) (err erro
 		return err
 	}
 	defer func() { err = errors.Join(err, clients.Close()) }()
-	scene := &methods.Scene{Pair: pair, Clients: clients, Say: say}
+	scene := &methods.Scene{Pair: pair, Clients: clients, Say: rounds.Say}
 	if o.Bulk == bulkAtTheMove {
 		scene.BeforeFreeze = func(ctx context.Context) error {
 			defer func() { o.began = time.Now() }()
@@ -167,14 +169,14 @@ func (s settings) measure(ctx context.Context, o *outcome, method methods.Method
 
 // turn gives the command after the load has run for a while, and lets it run on.
 func (s settings) turn(ctx context.Context, o *outcome, method methods.Method, scene *methods.Scene) error {
-	if err := pause(ctx, s.Warm); err != nil {
+	if err := pg.Pause(ctx, s.Warm); err != nil {
 		return err
 	}
 	if o.Bulk == bulkBefore {
 		if err := s.bulk(ctx, scene.Pair); err != nil {
 			return err
 		}
-		if err := pause(ctx, bulkLead); err != nil {
+		if err := pg.Pause(ctx, bulkLead); err != nil {
 			return err
 		}
 	}
@@ -189,7 +191,7 @@ func (s settings) turn(ctx context.Context, o *outcome, method methods.Method, s
 	default:
 		o.Failed = err
 	}
-	return pause(ctx, s.After)
+	return pg.Pause(ctx, s.After)
 }
 
 // settled is how long a new load is left out of what counts as quiet: its
@@ -203,7 +205,7 @@ func (o *outcome) measured(l load.Ledger) {
 	o.Gap = to.Sub(from)
 	for _, step := range o.Steps {
 		if !step.Began.IsZero() {
-			o.InGap = append(o.InGap, methods.Step{Name: step.Name, MS: methods.Milliseconds(step.Within(from, to))})
+			o.InGap = append(o.InGap, methods.Step{Name: step.Name, MS: figures.Milliseconds(step.Within(from, to))})
 		}
 	}
 	o.Worst, o.P99 = l.Latency(o.began, l.Stopped)

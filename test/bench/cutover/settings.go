@@ -5,13 +5,14 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/pgcutover/pgcutover/test/bench/figures"
 	"github.com/pgcutover/pgcutover/test/bench/methods"
+	"github.com/pgcutover/pgcutover/test/bench/rounds"
 )
 
 // settings say what is measured. Each flag has an environment variable of the
@@ -39,18 +40,18 @@ func readSettings(args []string) (settings, error) {
 	var s settings
 	var tps, kinds, names, pair string
 	f := flag.NewFlagSet("bench-cutover", flag.ContinueOnError)
-	f.StringVar(&s.Case, "case", env("CASE", caseSmall), "small, or large: a large transaction commits just before the freeze")
-	f.IntVar(&s.Rounds, "rounds", number("ROUNDS", 0), "runs of every combination (10; 3 of the large case)")
-	f.StringVar(&tps, "tps", env("TPS", ""), "transactions per second, separated by commas (500,1500; 500 of the large case)")
-	f.StringVar(&kinds, "clients", env("CLIENTS", ""), "kinds of clients (pgbouncer,multihost,direct; pgbouncer of the large case)")
-	f.StringVar(&names, "methods", env("METHODS", ""), "methods, separated by commas, of "+strings.Join(methods.Named(), ", "))
-	f.StringVar(&pair, "pair", env("PAIR", "15:18"), "majors, old:new")
-	f.IntVar(&s.Connections, "connections", number("CONNECTIONS", 32), "client connections")
-	f.IntVar(&s.Accounts, "accounts", number("ACCOUNTS", 100_000), "rows of the largest table")
-	f.IntVar(&s.Sequences, "sequences", number("SEQUENCES", 500), "sequences that no column owns")
+	f.StringVar(&s.Case, "case", figures.Env("CASE", caseSmall), "small, or large: a large transaction commits just before the freeze")
+	f.IntVar(&s.Rounds, "rounds", figures.Number("ROUNDS", 0), "runs of every combination (10; 3 of the large case)")
+	f.StringVar(&tps, "tps", figures.Env("TPS", ""), "transactions per second, separated by commas (500,1500; 500 of the large case)")
+	f.StringVar(&kinds, "clients", figures.Env("CLIENTS", ""), "kinds of clients (pgbouncer,multihost,direct; pgbouncer of the large case)")
+	f.StringVar(&names, "methods", figures.Env("METHODS", ""), "methods, separated by commas, of "+strings.Join(methods.Named(), ", "))
+	f.StringVar(&pair, "pair", figures.Env("PAIR", "15:18"), "majors, old:new")
+	f.IntVar(&s.Connections, "connections", figures.Number("CONNECTIONS", 32), "client connections")
+	f.IntVar(&s.Accounts, "accounts", figures.Number("ACCOUNTS", 100_000), "rows of the largest table")
+	f.IntVar(&s.Sequences, "sequences", figures.Number("SEQUENCES", 500), "sequences that no column owns")
 	f.DurationVar(&s.Warm, "warm", 2500*time.Millisecond, "how long the load runs before")
 	f.DurationVar(&s.After, "after", 2*time.Second, "how long the load runs on afterwards")
-	f.IntVar(&s.Bulk, "bulk", number("BULK", 1_500_000), "rows of the large transaction")
+	f.IntVar(&s.Bulk, "bulk", figures.Number("BULK", 1_500_000), "rows of the large transaction")
 	if err := f.Parse(args); err != nil {
 		return s, err
 	}
@@ -64,7 +65,8 @@ func readSettings(args []string) (settings, error) {
 		s.Kinds = append(s.Kinds, methods.Kind(kind))
 	}
 	s.Methods = strings.Split(names, ",")
-	_, err := fmt.Sscanf(pair, "%d:%d", &s.Old, &s.New)
+	majors, err := rounds.ParsePair(pair)
+	s.Old, s.New = majors.Old, majors.New
 	return s, errors.Join(append(errs, err, s.check())...)
 }
 
@@ -104,24 +106,4 @@ func (s *settings) check() error {
 		errs = append(errs, fmt.Errorf("there is no case %q: they are %s and %s", s.Case, caseSmall, caseLarge))
 	}
 	return errors.Join(errs...)
-}
-
-func env(name, otherwise string) string {
-	if value := os.Getenv(name); value != "" {
-		return value
-	}
-	return otherwise
-}
-
-// number lets a variable that is no number be found by check, as -1.
-func number(name string, otherwise int) int {
-	value := os.Getenv(name)
-	if value == "" {
-		return otherwise
-	}
-	n, err := strconv.Atoi(value)
-	if err != nil {
-		return -1
-	}
-	return n
 }

@@ -9,21 +9,22 @@ import (
 	"time"
 
 	"github.com/pgcutover/pgcutover/test/bench/arena"
+	"github.com/pgcutover/pgcutover/test/bench/figures"
 	"github.com/pgcutover/pgcutover/test/bench/load"
 	"github.com/pgcutover/pgcutover/test/bench/methods"
 )
 
 // summary is the object on stdout. Times are in milliseconds.
 type summary struct {
-	Bench     string   `json:"bench"`
-	Case      string   `json:"case"`
-	Rounds    int      `json:"rounds"`
-	Old       string   `json:"old"`
-	New       string   `json:"new"`
-	Sequences int      `json:"sequences"`
-	Results   []result `json:"results"`
-	Ratios    []ratio  `json:"ratios"`
-	Goals     []goal   `json:"goals,omitempty"`
+	Bench     string         `json:"bench"`
+	Case      string         `json:"case"`
+	Rounds    int            `json:"rounds"`
+	Old       string         `json:"old"`
+	New       string         `json:"new"`
+	Sequences int            `json:"sequences"`
+	Results   []result       `json:"results"`
+	Ratios    []ratio        `json:"ratios"`
+	Goals     []figures.Goal `json:"goals,omitempty"`
 	// Losses are acknowledged writes lost or doubled, by method.
 	Losses map[string]int `json:"losses"`
 }
@@ -73,13 +74,6 @@ type ratio struct {
 	To      string       `json:"to"`
 	Median  float64      `json:"median_of_round_ratios"`
 	Medians float64      `json:"ratio_of_medians"`
-}
-
-type goal struct {
-	Name string  `json:"name"`
-	Most float64 `json:"at_most"`
-	Got  float64 `json:"got"`
-	Met  bool    `json:"met"`
 }
 
 func summarize(s settings, a *arena.Arena, all []outcome) summary {
@@ -149,7 +143,7 @@ func describe(c combination, name string, runs []outcome) result {
 func spreadOf(runs []outcome, of func(outcome) time.Duration) spread {
 	var values []float64
 	for _, o := range runs {
-		values = append(values, methods.Milliseconds(of(o)))
+		values = append(values, figures.Milliseconds(of(o)))
 	}
 	return newSpread(values)
 }
@@ -160,17 +154,7 @@ func newSpread(values []float64) spread {
 	}
 	sorted := slices.Sorted(slices.Values(values))
 	rank := int(math.Ceil(0.99*float64(len(sorted)))) - 1
-	return spread{Median: median(sorted), Min: sorted[0], Max: sorted[len(sorted)-1], P99: sorted[rank], All: values}
-}
-
-// median wants at least one value.
-func median(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	half := len(sorted) / 2
-	if len(sorted)%2 == 1 {
-		return sorted[half]
-	}
-	return (sorted[half-1] + sorted[half]) / 2
+	return spread{Median: figures.Median(sorted), Min: sorted[0], Max: sorted[len(sorted)-1], P99: sorted[rank], All: values}
 }
 
 // medianSteps is the median time of every step, in the order of the first run
@@ -188,7 +172,7 @@ func medianSteps(runs []outcome, of func(outcome) []methods.Step) []methods.Step
 	}
 	var out []methods.Step
 	for _, name := range names {
-		out = append(out, methods.Step{Name: name, MS: median(times[name])})
+		out = append(out, methods.Step{Name: name, MS: figures.Median(times[name])})
 	}
 	return out
 }
@@ -196,16 +180,16 @@ func medianSteps(runs []outcome, of func(outcome) []methods.Step) []methods.Step
 func compareGaps(c combination, of, to string, runs map[string][]outcome) ratio {
 	var quotients, a, b []float64
 	for i := range min(len(runs[of]), len(runs[to])) {
-		x, y := methods.Milliseconds(runs[of][i].Gap), methods.Milliseconds(runs[to][i].Gap)
+		x, y := figures.Milliseconds(runs[of][i].Gap), figures.Milliseconds(runs[to][i].Gap)
 		quotients, a, b = append(quotients, x/y), append(a, x), append(b, y)
 	}
-	return ratio{Clients: c.Kind, TPS: c.TPS, Bulk: c.Bulk, Of: of, To: to, Median: median(quotients), Medians: median(a) / median(b)}
+	return ratio{Clients: c.Kind, TPS: c.TPS, Bulk: c.Bulk, Of: of, To: to, Median: figures.Median(quotients), Medians: figures.Median(a) / figures.Median(b)}
 }
 
 // goals holds the results against what was promised.
 func (sum *summary) goals() {
 	add := func(name string, most, got float64) {
-		sum.Goals = append(sum.Goals, goal{Name: name, Most: most, Got: got, Met: got <= most})
+		sum.Goals = append(sum.Goals, figures.NewGoal(name, most, got))
 	}
 	for _, r := range sum.Results {
 		if r.Method != methods.Ours || r.Bulk != noBulk {

@@ -4,7 +4,7 @@ package figures
 
 import (
 	"cmp"
-	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -25,6 +25,17 @@ func Number(name string, otherwise int) int {
 		return -1
 	}
 	return n
+}
+
+// Positive is an error for each number that is not.
+func Positive(numbers ...int) error {
+	var errs []error
+	for _, n := range numbers {
+		if n <= 0 {
+			errs = append(errs, fmt.Errorf("%d: all numbers are positive", n))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Duration is Env for times such as 60s; one that cannot be read becomes -1.
@@ -90,6 +101,16 @@ func Ratios(a, b []float64) []float64 {
 	return quotients
 }
 
+// Compare is the ratio of two variants in one respect, or nothing unless both
+// were measured; values are those of a variant, in the order of the rounds.
+func Compare(what, of, to string, values func(variant string) []float64) []Ratio {
+	a, b := values(of), values(to)
+	if len(a) == 0 || len(b) == 0 {
+		return nil
+	}
+	return []Ratio{{What: what, Of: of, To: to, Rounds: Of(Ratios(a, b))}}
+}
+
 // Ratio compares two variants in one respect.
 type Ratio struct {
 	What string `json:"what"`
@@ -117,23 +138,16 @@ func Print(w io.Writer, ratios []Ratio, goals []Goal) {
 	for _, r := range ratios {
 		fmt.Fprintf(w, "%s: %s / %s = %.2f (rounds %.2f to %.2f)\n", r.What, r.Of, r.To, r.Rounds.Median, r.Rounds.Min, r.Rounds.Max)
 	}
+	PrintGoals(w, goals)
+}
+
+// PrintGoals writes goals for people.
+func PrintGoals(w io.Writer, goals []Goal) {
 	for _, g := range goals {
 		met := "met"
 		if !g.Met {
 			met = "NOT MET"
 		}
-		fmt.Fprintf(w, "goal: %s at most %g: %.3f, %s\n", g.Name, g.Most, g.Got, met)
-	}
-}
-
-// Pause waits, or returns why it could not.
-func Pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timer.C:
-		return nil
+		fmt.Fprintf(w, "goal: %s at most %.4g: %.3f, %s\n", g.Name, g.Most, g.Got, met)
 	}
 }

@@ -37,10 +37,24 @@ func TestRatiosAreByRound(t *testing.T) {
 	}
 }
 
+func TestOnlyWhatWasMeasuredIsCompared(t *testing.T) {
+	measured := map[string][]float64{"ours": {2, 9}, "hot": {1, 3}}
+	values := func(variant string) []float64 { return measured[variant] }
+	if got := Compare("p99", "ours", "hot", values); len(got) != 1 || got[0].Of != "ours" || got[0].To != "hot" || !slices.Equal(got[0].Rounds.All, []float64{2, 3}) {
+		t.Errorf("%+v", got)
+	}
+	if got := append(Compare("p99", "ours", "cold", values), Compare("p99", "cold", "hot", values)...); len(got) != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestSettingsFromTheEnvironment(t *testing.T) {
 	t.Setenv("FIGURES_TEST", "12x")
 	if Number("FIGURES_TEST", 5) != -1 || Duration("FIGURES_TEST", time.Second) != -1 {
 		t.Error("what cannot be read is not found")
+	}
+	if Positive(1, Number("FIGURES_TEST", 5)) == nil || Positive(0) == nil || Positive(1, 2) != nil {
+		t.Error("what is not positive is not found, or what is")
 	}
 	t.Setenv("FIGURES_TEST", "")
 	if Number("FIGURES_TEST", 5) != 5 || Duration("FIGURES_TEST", time.Second) != time.Second || Env("FIGURES_TEST", "x") != "x" {

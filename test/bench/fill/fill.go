@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
@@ -39,6 +40,66 @@ func Once(ctx context.Context, c *pgserver.Cluster, database string, fill func(u
 		return false, err
 	}
 	return true, pgserver.Execute(ctx, c.URL("postgres"), "alter database "+filling+" rename to "+database, "checkpoint")
+}
+
+// Settings are those of servers that are filled and then measured by what they
+// read: copying spares the log, and nothing in the background does what the bench
+// is to do, or reads meanwhile.
+func Settings(sharedBuffers string) map[string]string {
+	return map[string]string{
+		"shared_buffers":       sharedBuffers,
+		"wal_level":            "minimal",
+		"max_wal_senders":      "0",
+		"max_wal_size":         "1GB",
+		"maintenance_work_mem": "128MB",
+		"autovacuum":           "off",
+		"max_connections":      "100",
+	}
+}
+
+// Content is what a database is made of: statements, and the names of tables.
+type Content struct {
+	Schema  []string // tables without indexes
+	Rows    []string // of old, run a few at the same time
+	Tables  []string // that are copied to new
+	Indexes []string // on both, when the rows are there
+	Finish  []string // on both, one after the other
+}
+
+// Both makes the database on old, and on new as a copy does it: rows table by
+// table, then the indexes; each unless it was kept. It returns the bytes on new.
+func Both(ctx context.Context, old, to *pgserver.Cluster, database string, c Content, say func(string, ...any)) (int64, error) {
+	began, filled := time.Now(), 0
+	for _, server := range []*pgserver.Cluster{old, to} {
+		made, err := Once(ctx, server, database, func(url string) error {
+			if err := pgserver.Execute(ctx, url, c.Schema...); err != nil {
+				return err
+			}
+			var err error
+			if server == old {
+				err = Execute(ctx, url, c.Rows)
+			} else {
+				err = Copy(ctx, old.URL(database), url, c.Tables)
+			}
+			if err != nil {
+				return err
+			}
+			if err := Execute(ctx, url, c.Indexes); err != nil {
+				return err
+			}
+			return pgserver.Execute(ctx, url, c.Finish...)
+		})
+		if err != nil {
+			return 0, err
+		}
+		if made {
+			filled++
+		}
+	}
+	if filled > 0 {
+		say("filled %d servers in %s", filled, time.Since(began).Round(time.Second))
+	}
+	return Value[int64](ctx, to.URL(database), "select pg_database_size(current_database())")
 }
 
 // Copy brings the rows of tables, written as in SQL, from one database to

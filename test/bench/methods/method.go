@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/pgcutover/pgcutover/test/bench/arena"
+	"github.com/pgcutover/pgcutover/test/bench/figures"
 )
 
 // Method is one way to turn the writes. It is made for one run.
@@ -98,9 +99,6 @@ func newStopwatch() *stopwatch { return &stopwatch{last: time.Now()} }
 // lap ends a step.
 func (s *stopwatch) lap(name string) {
 	now := time.Now()
-	s.steps = append(s.steps, Step{Name: name, MS: Milliseconds(now.Sub(s.last)), Began: s.last})
+	s.steps = append(s.steps, Step{Name: name, MS: figures.Milliseconds(now.Sub(s.last)), Began: s.last})
 	s.last = now
 }
-
-// Milliseconds is d as a number for people and JSON.
-func Milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

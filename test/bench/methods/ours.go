@@ -14,6 +14,7 @@ import (
 	"github.com/pgcutover/pgcutover/cutover"
 	"github.com/pgcutover/pgcutover/fence"
 	"github.com/pgcutover/pgcutover/internal/step"
+	"github.com/pgcutover/pgcutover/test/bench/figures"
 	"github.com/pgcutover/pgcutover/traffic"
 	"github.com/pgcutover/pgcutover/upgrade"
 	"github.com/pgcutover/pgcutover/warmup"
@@ -140,7 +141,7 @@ func (t *timer) StepStarted(s step.Step, _, _ int) {
 func (t *timer) StepDone(s step.Step, facts any, took time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.steps = append(t.steps, Step{Name: s.Name, MS: Milliseconds(took), Began: time.Now().Add(-took)})
+	t.steps = append(t.steps, Step{Name: s.Name, MS: figures.Milliseconds(took), Began: time.Now().Add(-took)})
 	text, err := json.Marshal(facts)
 	if err != nil {
 		return

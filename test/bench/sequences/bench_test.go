@@ -1,23 +1,25 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"testing"
 
 	"github.com/pgcutover/pgcutover/internal/pgtest"
+	"github.com/pgcutover/pgcutover/test/bench/rounds"
 )
 
 // The whole bench, small: every method does its part, ours exactly, and a sequence
 // that is not where it should be is found.
 func TestBench(t *testing.T) {
 	p := pgtest.Pairs(t)[0]
-	s := settings{Rounds: 2, Pairs: []pair{{p.Old, p.New}}, Counts: []int{80}, Margin: 1000, Busy: 20}
+	s := settings{Rounds: 2, Pairs: []rounds.Pair{{Old: p.Old, New: p.New}}, Counts: []int{80}, Margin: 1000, Busy: 20}
 	w, err := boot(t.Context(), s.Pairs[0], s.Counts[0])
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := w.close(); err != nil {
+		if err := w.close(context.WithoutCancel(t.Context())); err != nil {
 			t.Error(err)
 		}
 	})

@@ -12,24 +12,13 @@ package main
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
-	"os"
-	"os/signal"
-	"syscall"
+
+	"github.com/pgcutover/pgcutover/test/bench/rounds"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := bench(ctx, os.Args[1:])
-	stop()
-	if err != nil {
-		say("bench-sequences: %v", err)
-		os.Exit(1) //nolint:forbidigo // a program
-	}
-}
-
-func say(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
+func main() { rounds.Main("bench-sequences", bench) }
 
 func bench(ctx context.Context, args []string) error {
 	s, err := readSettings(args)
@@ -45,11 +34,5 @@ func bench(ctx context.Context, args []string) error {
 		all = append(all, outcomes...)
 	}
 	sum := summarize(s, all)
-	if err := sum.print(os.Stderr); err != nil {
-		return err
-	}
-	if err := json.NewEncoder(os.Stdout).Encode(sum); err != nil {
-		return err
-	}
-	return sum.verdict()
+	return errors.Join(rounds.Tell(sum.print, sum), sum.verdict())
 }

@@ -7,11 +7,13 @@ import (
 	"time"
 
 	"github.com/pgcutover/pgcutover/sequences"
+	"github.com/pgcutover/pgcutover/test/bench/figures"
+	"github.com/pgcutover/pgcutover/test/bench/rounds"
 )
 
 // outcome is what one method did in one round.
 type outcome struct {
-	Pair     pair
+	Pair     rounds.Pair
 	Count    int
 	Part     string
 	Method   string
@@ -28,13 +30,11 @@ type outcome struct {
 
 func (o outcome) String() string {
 	return fmt.Sprintf("%s, %d sequences, round %d  %-12s %-28s %9.1f ms (reading %.1f, setting %.1f)  again %d  wrong %d",
-		o.Pair, o.Count, o.Round, o.Part, o.Method, milliseconds(o.Took), milliseconds(o.Reading), milliseconds(o.Setting), o.Again, o.Wrong)
+		o.Pair, o.Count, o.Round, o.Part, o.Method, figures.Milliseconds(o.Took), figures.Milliseconds(o.Reading), figures.Milliseconds(o.Setting), o.Again, o.Wrong)
 }
 
-func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-
 // pair measures all counts between two majors.
-func (s settings) pair(ctx context.Context, p pair) ([]outcome, error) {
+func (s settings) pair(ctx context.Context, p rounds.Pair) ([]outcome, error) {
 	var all []outcome
 	for _, count := range s.Counts {
 		outcomes, err := s.count(ctx, p, count)
@@ -47,25 +47,23 @@ func (s settings) pair(ctx context.Context, p pair) ([]outcome, error) {
 }
 
 // count does the rounds with so many sequences, each beginning with another method.
-func (s settings) count(ctx context.Context, p pair, count int) (all []outcome, err error) {
+func (s settings) count(ctx context.Context, p rounds.Pair, count int) (all []outcome, err error) {
 	w, err := boot(ctx, p, count)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, w.close()) }()
+	defer func() { err = errors.Join(err, w.close(ctx)) }()
 	return s.rounds(ctx, w, p, count)
 }
 
-func (s settings) rounds(ctx context.Context, w *world, p pair, count int) (all []outcome, err error) {
-	ways := methods()
+func (s settings) rounds(ctx context.Context, w *world, p rounds.Pair, count int) (all []outcome, err error) {
 	for round := range s.Rounds {
-		for i := range ways {
-			m := ways[(i+round)%len(ways)]
+		for _, m := range rounds.Order(methods(), round) {
 			o := outcome{Pair: p, Count: count, Part: m.part, Method: m.name, Round: round + 1, Judged: m.ours}
 			if err := s.measure(ctx, w, m, &o); err != nil {
 				return nil, fmt.Errorf("%s, %s: %w", m.part, m.name, err)
 			}
-			say("%s", o)
+			rounds.Say("%s", o)
 			all = append(all, o)
 		}
 	}

@@ -1,59 +1,45 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"flag"
-	"fmt"
-	"os"
 	"strconv"
 	"strings"
+
+	"github.com/pgcutover/pgcutover/test/bench/figures"
+	"github.com/pgcutover/pgcutover/test/bench/rounds"
 )
 
 // settings say what is measured. Each flag has an environment variable of the
 // same name in capitals, for make.
 type settings struct {
 	Rounds int
-	Pairs  []pair
+	Pairs  []rounds.Pair
 	Counts []int
 	Margin int64
 	Busy   int // percent of the sequences that outrun the margin
 }
 
-// pair is two majors.
-type pair struct{ Old, New int }
-
-func (p pair) String() string { return fmt.Sprintf("%d:%d", p.Old, p.New) }
-
 func readSettings(args []string) (settings, error) {
 	var s settings
-	var pairs, counts, rounds, busy string
+	var pairs, counts string
 	f := flag.NewFlagSet("bench-sequences", flag.ContinueOnError)
-	f.StringVar(&rounds, "rounds", cmp.Or(os.Getenv("ROUNDS"), "5"), "runs of every method")
-	f.StringVar(&pairs, "pairs", cmp.Or(os.Getenv("PAIRS"), os.Getenv("PAIR"), "10:18,15:18"), "majors, old:new, separated by commas")
-	f.StringVar(&counts, "counts", cmp.Or(os.Getenv("COUNTS"), "500,10000"), "numbers of sequences, separated by commas")
-	f.StringVar(&busy, "busy", cmp.Or(os.Getenv("BUSY"), "3"), "percent of them that use up what new was given before the pause")
+	f.IntVar(&s.Rounds, "rounds", figures.Number("ROUNDS", 5), "runs of every method")
+	f.StringVar(&pairs, "pairs", figures.Env("PAIRS", figures.Env("PAIR", "10:18,15:18")), "majors, old:new, separated by commas")
+	f.StringVar(&counts, "counts", figures.Env("COUNTS", "500,10000"), "numbers of sequences, separated by commas")
+	f.IntVar(&s.Busy, "busy", figures.Number("BUSY", 3), "percent of them that use up what new was given before the pause")
 	f.Int64Var(&s.Margin, "margin", 1000, "steps that new is set ahead")
 	if err := f.Parse(args); err != nil {
 		return s, err
 	}
-	number := func(text string) (n int, err error) {
-		if n, err = strconv.Atoi(text); err == nil && n <= 0 {
-			err = fmt.Errorf("%d: rounds, counts and shares are positive", n)
-		}
-		return n, err
-	}
-	var errs []error
-	add := func(n int, err error) int { errs = append(errs, err); return n }
-	s.Rounds, s.Busy = add(number(rounds)), add(number(busy))
+	var err error
+	s.Pairs, err = rounds.ParsePairs(pairs)
+	errs := []error{err}
 	for _, text := range strings.Split(counts, ",") {
-		s.Counts = append(s.Counts, add(number(text)))
+		n, err := strconv.Atoi(text)
+		s.Counts, errs = append(s.Counts, n), append(errs, err)
 	}
-	for _, text := range strings.Split(pairs, ",") {
-		var p pair
-		_, err := fmt.Sscanf(text, "%d:%d", &p.Old, &p.New)
-		s.Pairs, errs = append(s.Pairs, p), append(errs, err)
-	}
+	errs = append(errs, figures.Positive(append([]int{s.Rounds, s.Busy}, s.Counts...)...))
 	if s.Busy > 100 || s.Margin < 100 {
 		errs = append(errs, errors.New("at most 100 percent can be busy, and the margin is at least 100"))
 	}

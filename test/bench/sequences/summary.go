@@ -6,17 +6,20 @@ import (
 	"io"
 	"slices"
 	"text/tabwriter"
+
+	"github.com/pgcutover/pgcutover/test/bench/figures"
+	"github.com/pgcutover/pgcutover/test/bench/rounds"
 )
 
 // summary is what the bench prints.
 type summary struct {
-	Bench   string   `json:"bench"`
-	Rounds  int      `json:"rounds"`
-	Margin  int64    `json:"margin"`
-	Busy    int      `json:"busy_percent"`
-	Results []result `json:"results"`
-	Ratios  []ratio  `json:"ratios"`
-	Goals   []goal   `json:"goals"`
+	Bench   string         `json:"bench"`
+	Rounds  int            `json:"rounds"`
+	Margin  int64          `json:"margin"`
+	Busy    int            `json:"busy_percent"`
+	Results []result       `json:"results"`
+	Ratios  []ratio        `json:"ratios"`
+	Goals   []figures.Goal `json:"goals"`
 }
 
 // result is what one method did in all rounds.
@@ -47,18 +50,10 @@ type ratio struct {
 	Median float64 `json:"median"`
 }
 
-// goal is what was promised of our part in the pause.
-type goal struct {
-	Name string  `json:"name"`
-	Most float64 `json:"at_most"`
-	Got  float64 `json:"got"`
-	Met  bool    `json:"met"`
-}
-
 const oursName = "ours"
 
 func summarize(s settings, all []outcome) *summary {
-	sum := &summary{Bench: "sequences", Rounds: s.Rounds, Margin: s.Margin, Busy: s.Busy, Ratios: []ratio{}, Goals: []goal{}}
+	sum := &summary{Bench: "sequences", Rounds: s.Rounds, Margin: s.Margin, Busy: s.Busy, Ratios: []ratio{}, Goals: []figures.Goal{}}
 	for _, p := range s.Pairs {
 		for _, count := range s.Counts {
 			for _, m := range methods() {
@@ -71,7 +66,7 @@ func summarize(s settings, all []outcome) *summary {
 }
 
 // times are those of one method, in the order of the rounds.
-func times(all []outcome, p pair, count int, part, name string) []outcome {
+func times(all []outcome, p rounds.Pair, count int, part, name string) []outcome {
 	var out []outcome
 	for _, o := range all {
 		if o.Pair == p && o.Count == count && o.Part == part && o.Method == name {
@@ -82,7 +77,7 @@ func times(all []outcome, p pair, count int, part, name string) []outcome {
 	return out
 }
 
-func (sum *summary) add(p pair, count int, m method, all []outcome) {
+func (sum *summary) add(p rounds.Pair, count int, m method, all []outcome) {
 	runs := times(all, p, count, m.part, m.name)
 	if len(runs) == 0 {
 		return
@@ -90,8 +85,8 @@ func (sum *summary) add(p pair, count int, m method, all []outcome) {
 	r := result{Pair: p.String(), Count: count, Part: m.part, Method: m.name, Judged: true}
 	var reading, setting []float64
 	for _, o := range runs {
-		reading, setting = append(reading, milliseconds(o.Reading)), append(setting, milliseconds(o.Setting))
-		r.All = append(r.All, milliseconds(o.Took))
+		reading, setting = append(reading, figures.Milliseconds(o.Reading)), append(setting, figures.Milliseconds(o.Setting))
+		r.All = append(r.All, figures.Milliseconds(o.Took))
 		r.Wrong += o.Wrong
 		r.Judged = r.Judged && o.Judged
 		r.Again, r.Sessions = max(r.Again, o.Again), max(r.Sessions, o.Sessions)
@@ -99,28 +94,19 @@ func (sum *summary) add(p pair, count int, m method, all []outcome) {
 			r.First = o.First
 		}
 	}
-	r.Median, r.Min, r.Max = median(r.All), slices.Min(r.All), slices.Max(r.All)
-	r.Reading, r.Setting = median(reading), median(setting)
+	took := figures.Of(r.All)
+	r.Median, r.Min, r.Max = took.Median, took.Min, took.Max
+	r.Reading, r.Setting = figures.Median(reading), figures.Median(setting)
 	sum.Results = append(sum.Results, r)
 	ours := times(all, p, count, m.part, oursName)
 	if m.name == oursName || len(ours) == 0 {
 		return
 	}
-	var quotients []float64
-	for i := range min(len(ours), len(runs)) {
-		quotients = append(quotients, milliseconds(ours[i].Took)/milliseconds(runs[i].Took))
+	var oursTook []float64
+	for _, o := range ours {
+		oursTook = append(oursTook, figures.Milliseconds(o.Took))
 	}
-	sum.Ratios = append(sum.Ratios, ratio{Pair: r.Pair, Count: count, Part: m.part, To: m.name, Median: median(quotients)})
-}
-
-// median wants at least one value.
-func median(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	half := len(sorted) / 2
-	if len(sorted)%2 == 1 {
-		return sorted[half]
-	}
-	return (sorted[half-1] + sorted[half]) / 2
+	sum.Ratios = append(sum.Ratios, ratio{Pair: r.Pair, Count: count, Part: m.part, To: m.name, Median: figures.Median(figures.Ratios(oursTook, r.All))})
 }
 
 // goals holds our part in the pause against what was promised.
@@ -128,9 +114,7 @@ func (sum *summary) goals() {
 	most := map[int]float64{500: 5, 10_000: 150}
 	for _, r := range sum.Results {
 		if bound, promised := most[r.Count]; promised && r.Method == oursName && r.Part == inPause {
-			sum.Goals = append(sum.Goals, goal{
-				Name: fmt.Sprintf("%s, %d sequences in the pause, ms", r.Pair, r.Count), Most: bound, Got: r.Median, Met: r.Median <= bound,
-			})
+			sum.Goals = append(sum.Goals, figures.NewGoal(fmt.Sprintf("%s, %d sequences in the pause, ms", r.Pair, r.Count), bound, r.Median))
 		}
 	}
 }
@@ -166,12 +150,6 @@ func (sum *summary) print(w io.Writer) error {
 	for _, r := range sum.Ratios {
 		fmt.Fprintf(w, "%s, %d sequences, %s: ours / %s = %.2f\n", r.Pair, r.Count, r.Part, r.To, r.Median)
 	}
-	for _, g := range sum.Goals {
-		met := "met"
-		if !g.Met {
-			met = "NOT MET"
-		}
-		fmt.Fprintf(w, "goal: %s at most %g: %.1f, %s\n", g.Name, g.Most, g.Got, met)
-	}
+	figures.PrintGoals(w, sum.Goals)
 	return nil
 }

@@ -11,78 +11,71 @@ import (
 
 	"github.com/pgcutover/pgcutover/internal/pgserver"
 	"github.com/pgcutover/pgcutover/sequences"
+	"github.com/pgcutover/pgcutover/test/bench/rounds"
 )
 
 // world is two servers with durable settings and the default lock table, and the
 // same sequences on both.
 type world struct {
+	servers  rounds.Servers
 	old, new *server
 }
 
+// server is how one of them is used.
 type server struct {
-	cluster *pgserver.Cluster
 	pool    *pgxpool.Pool
 	version int
 }
 
-func boot(ctx context.Context, p pair, count int) (*world, error) {
-	if err := pgserver.Install(ctx, func(text string) { say("%s", text) }, p.Old, p.New); err != nil {
-		return nil, err
-	}
-	w := &world{}
-	group, limit := errgroup.WithContext(ctx)
-	for _, one := range []struct {
-		major int
-		into  **server
-	}{{p.Old, &w.old}, {p.New, &w.new}} {
-		group.Go(func() (err error) {
-			*one.into, err = start(limit, one.major, count)
-			return err
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return nil, errors.Join(err, w.close())
-	}
-	return w, nil
-}
-
-func (w *world) close() error {
-	var errs []error
-	for _, s := range []*server{w.old, w.new} {
-		if s == nil {
-			continue
-		}
-		if s.pool != nil {
-			s.pool.Close()
-		}
-		errs = append(errs, s.cluster.Close())
-	}
-	return errors.Join(errs...)
-}
-
-func start(ctx context.Context, major, count int) (*server, error) {
-	cluster, err := pgserver.Start(ctx, pgserver.Options{
-		Major: major, Name: fmt.Sprintf("bench-sequences-%d", major), Durable: true,
+func boot(ctx context.Context, p rounds.Pair, count int) (*world, error) {
+	servers, err := rounds.Start(ctx, rounds.ServerOptions{
+		Pair: p, Name: "bench-sequences", Durable: true, Say: rounds.Say,
 		Settings: map[string]string{"shared_buffers": "256MB", "max_wal_size": "4GB", "checkpoint_timeout": "30min", "max_connections": "100"},
 	})
 	if err != nil {
 		return nil, err
 	}
-	s := &server{cluster: cluster, version: major * 10000}
-	config, err := pgxpool.ParseConfig(cluster.URL("postgres"))
-	if err == nil {
-		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeDescribeExec // as the tool's sessions
-		config.ConnConfig.RuntimeParams["search_path"] = "pg_catalog"
-		s.pool, err = pgxpool.NewWithConfig(ctx, config)
+	w := &world{servers: servers}
+	group, limit := errgroup.WithContext(ctx)
+	for _, one := range []struct {
+		cluster *pgserver.Cluster
+		major   int
+		into    **server
+	}{{servers.Old, p.Old, &w.old}, {servers.New, p.New, &w.new}} {
+		group.Go(func() (err error) {
+			*one.into, err = open(limit, one.cluster, one.major, count)
+			return err
+		})
 	}
-	if err == nil {
-		err = s.create(ctx, count)
+	if err := group.Wait(); err != nil {
+		return nil, errors.Join(err, w.close(ctx))
 	}
-	if err != nil {
-		if s.pool != nil {
+	return w, nil
+}
+
+func (w *world) close(ctx context.Context) error {
+	for _, s := range []*server{w.old, w.new} {
+		if s != nil {
 			s.pool.Close()
 		}
-		return nil, errors.Join(err, cluster.Close())
+	}
+	return w.servers.Close(ctx)
+}
+
+func open(ctx context.Context, cluster *pgserver.Cluster, major, count int) (*server, error) {
+	config, err := pgxpool.ParseConfig(cluster.URL("postgres"))
+	if err != nil {
+		return nil, err
+	}
+	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeDescribeExec // as the tool's sessions
+	config.ConnConfig.RuntimeParams["search_path"] = "pg_catalog"
+	s := &server{version: major * 10000}
+	if s.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
+		return nil, err
+	}
+	if err := s.create(ctx, count); err != nil {
+		s.pool.Close()
+		return nil, err
 	}
 	return s, nil
 }

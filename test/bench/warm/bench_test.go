@@ -10,6 +10,7 @@ import (
 
 	"github.com/pgcutover/pgcutover/internal/pgtest"
 	"github.com/pgcutover/pgcutover/test/bench/figures"
+	"github.com/pgcutover/pgcutover/test/bench/rounds"
 )
 
 // The whole bench, small: every variant is measured, and what counts of blocks
@@ -18,7 +19,7 @@ func TestBench(t *testing.T) {
 	pair := pgtest.Pairs(t)[0]
 	s := settings{
 		Rounds: 1, Size: 40, Buffers: 24, Window: 500 * time.Millisecond, Rate: 1000, Clients: 4, Skew: 0.015,
-		Variants: named(), Old: max(pair.Old, 13), New: max(pair.New, 15),
+		Variants: named(), Pair: rounds.Pair{Old: max(pair.Old, 13), New: max(pair.New, 15)},
 	}
 	if canDelay() {
 		s.Delay = 100 * time.Microsecond
@@ -119,7 +120,7 @@ func TestSummaryComparesRoundByRound(t *testing.T) {
 
 func TestSettingsAreChecked(t *testing.T) {
 	s, err := readSettings([]string{"-rounds", "2", "-variants", "cold,hot", "-pair", "13:17"})
-	if err != nil || s.Rounds != 2 || len(s.Variants) != 2 || s.Old != 13 || s.New != 17 {
+	if err != nil || s.Rounds != 2 || len(s.Variants) != 2 || s.Pair != (rounds.Pair{Old: 13, New: 17}) {
 		t.Errorf("%+v, %v", s, err)
 	}
 	for _, bad := range [][]string{{"-rounds", "0"}, {"-variants", "tepid"}, {"-pair", "13:14"}, {"-pair", "10:18"}, {"-pair", "x"}, {"-skew", "2"}, {"-window", "0s"}} {

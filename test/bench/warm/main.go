@@ -11,37 +11,19 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"os"
-	"os/signal"
-	"syscall"
 
-	"github.com/pgcutover/pgcutover/internal/hint"
+	"github.com/pgcutover/pgcutover/test/bench/rounds"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := bench(ctx, os.Args[1:])
-	stop()
-	if err != nil {
-		say("bench-warm: %v", err)
-		if advice := hint.Of(err); advice != "" {
-			say("%s", advice)
-		}
-		os.Exit(1) //nolint:forbidigo // a program
-	}
-}
-
-func say(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
+func main() { rounds.Main("bench-warm", bench) }
 
 func bench(ctx context.Context, args []string) (err error) {
 	s, err := readSettings(args)
 	if err != nil {
 		return err
 	}
-	w, err := boot(ctx, s, say)
+	w, err := boot(ctx, s, rounds.Say)
 	if err != nil {
 		return err
 	}
@@ -51,8 +33,5 @@ func bench(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	sum := summarize(w, outcomes)
-	if err := sum.print(os.Stderr); err != nil {
-		return err
-	}
-	return json.NewEncoder(os.Stdout).Encode(sum)
+	return rounds.Tell(sum.print, sum)
 }

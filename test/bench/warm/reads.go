@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pgcutover/pgcutover/internal/pg"
-	"github.com/pgcutover/pgcutover/test/bench/figures"
 )
 
 // kind is one of the application's queries.
@@ -145,7 +144,7 @@ func serve(ctx context.Context, url string, s shop, all []read, rate, clients in
 				due := time.Now()
 				if rate > 0 {
 					due = began.Add(time.Duration(i) * time.Second / time.Duration(rate))
-					if err := figures.Pause(ctx, time.Until(due)); err != nil {
+					if err := pg.Pause(ctx, time.Until(due)); err != nil {
 						return err
 					}
 				}

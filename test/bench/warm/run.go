@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pgcutover/pgcutover/test/bench/figures"
+	"github.com/pgcutover/pgcutover/test/bench/rounds"
 )
 
 // outcome is what one run found.
@@ -41,8 +42,8 @@ func (w *world) rounds(ctx context.Context) ([]outcome, error) {
 	var all []outcome
 	for round := range w.Rounds {
 		measured := reads(w.shop, int(w.Window.Seconds()*float64(w.Rate)), w.Skew, uint64(round))
-		for i := range w.Variants {
-			o := outcome{Variant: w.Variants[(i+round)%len(w.Variants)], Round: round + 1}
+		for _, name := range rounds.Order(w.Variants, round) {
+			o := outcome{Variant: name, Round: round + 1}
 			if err := w.run(ctx, &o, measured); err != nil {
 				return nil, fmt.Errorf("%s, round %d: %w", o.Variant, o.Round, err)
 			}

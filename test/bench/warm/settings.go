@@ -4,11 +4,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/pgcutover/pgcutover/test/bench/figures"
+	"github.com/pgcutover/pgcutover/test/bench/rounds"
 )
 
 // settings say what is measured. Each flag has an environment variable of the
@@ -20,7 +20,7 @@ type settings struct {
 	Rate, Clients int
 	Skew          float64
 	Variants      []string
-	Old, New      int
+	Pair          rounds.Pair
 	Dir           string
 	Explain       bool
 }
@@ -44,34 +44,23 @@ func readSettings(args []string) (settings, error) {
 	if err := f.Parse(args); err != nil {
 		return s, err
 	}
-	s.Variants = strings.Split(variants, ",")
-	if _, err := fmt.Sscanf(pair, "%d:%d", &s.Old, &s.New); err != nil {
-		return s, fmt.Errorf("reading the pair %q: %w", pair, err)
-	}
-	return s, s.check()
+	var errVariants, errPair error
+	s.Variants, errVariants = rounds.ParseVariants(variants, named())
+	s.Pair, errPair = rounds.ParsePair(pair)
+	return s, errors.Join(errVariants, errPair, s.check())
 }
 
 func (s settings) check() error {
-	var errs []error
-	for _, n := range []int{s.Rounds, s.Size, s.Buffers, s.Rate, s.Clients, int(s.Window)} {
-		if n <= 0 {
-			errs = append(errs, fmt.Errorf("%d: all numbers are positive", n))
-		}
-	}
+	errs := []error{figures.Positive(s.Rounds, s.Size, s.Buffers, s.Rate, s.Clients, int(s.Window))}
 	if s.Delay < 0 {
 		errs = append(errs, fmt.Errorf("%s: reads cannot wait for less than nothing", s.Delay))
 	}
 	if s.Skew <= 0 || s.Skew > 1 {
 		errs = append(errs, fmt.Errorf("%g: the skew lies between 0 and 1", s.Skew))
 	}
-	for _, name := range s.Variants {
-		if !slices.Contains(named(), name) {
-			errs = append(errs, fmt.Errorf("there is no variant %q: they are %s", name, strings.Join(named(), ", ")))
-		}
-	}
 	// Indexes of partitioned tables came with 11; up to 14 counters arrive late.
-	if s.Old < 11 || s.New < 15 {
-		errs = append(errs, fmt.Errorf("the old server is 11 or later, the new one 15 or later, not %d and %d", s.Old, s.New))
+	if s.Pair.Old < 11 || s.Pair.New < 15 {
+		errs = append(errs, fmt.Errorf("the old server is 11 or later, the new one 15 or later, not %d and %d", s.Pair.Old, s.Pair.New))
 	}
 	return errors.Join(errs...)
 }

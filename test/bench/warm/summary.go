@@ -106,12 +106,10 @@ func (sum *summary) find(variant string) (result, bool) {
 
 // compare adds a ratio, if both were measured.
 func (sum *summary) compare(what, of, to string, value func(result) figures.Spread) {
-	a, ok := sum.find(of)
-	b, there := sum.find(to)
-	if !ok || !there {
-		return
-	}
-	sum.Ratios = append(sum.Ratios, figures.Ratio{What: what, Of: of, To: to, Rounds: figures.Of(figures.Ratios(value(a).All, value(b).All))})
+	sum.Ratios = append(sum.Ratios, figures.Compare(what, of, to, func(variant string) []float64 {
+		r, _ := sum.find(variant)
+		return value(r).All
+	})...)
 }
 
 // print writes the table for people.

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strconv"
 	"time"
 
 	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/pgserver"
 	"github.com/pgcutover/pgcutover/test/bench/fill"
+	"github.com/pgcutover/pgcutover/test/bench/rounds"
 	"github.com/pgcutover/pgcutover/warmup"
 )
 
@@ -20,8 +20,8 @@ const database = "shop"
 type world struct {
 	settings
 	shop
-	say      func(format string, args ...any)
-	Old, New *pgserver.Cluster
+	rounds.Servers
+	say func(format string, args ...any)
 
 	fromHot, toWarm *pg.Server // of this repository's own way to warm
 	hotSet          warmup.HotSet
@@ -29,28 +29,15 @@ type world struct {
 	preload         string // the library that makes new's reads wait; empty: none
 }
 
-// serverSettings: nothing is written while it is measured, so that what makes
-// filling faster changes nothing. A vacuum in the background would read.
-func (s settings) serverSettings() map[string]string {
-	return map[string]string{
-		"shared_buffers":       strconv.Itoa(s.Buffers) + "MB",
-		"wal_level":            "minimal",
-		"max_wal_senders":      "0",
-		"max_wal_size":         "1GB",
-		"maintenance_work_mem": "128MB",
-		"autovacuum":           "off",
-		"max_connections":      "100",
-	}
-}
-
 // boot starts the servers, fills them unless that was done before, and lets
 // the application read on old.
 func boot(ctx context.Context, s settings, say func(string, ...any)) (*world, error) {
 	w := &world{settings: s, shop: newShop(s.Size), say: say}
-	if err := pgserver.Install(ctx, func(text string) { say("%s", text) }, s.Old, s.New); err != nil {
-		return nil, err
-	}
-	err := w.start(ctx)
+	// Not durable: nothing is written while it is measured.
+	var err error
+	w.Servers, err = rounds.Start(ctx, rounds.ServerOptions{
+		Pair: s.Pair, Name: "bench-warm", Settings: fill.Settings(strconv.Itoa(s.Buffers) + "MB"), Dir: s.Dir, Size: s.Size, Say: say,
+	})
 	if err == nil {
 		err = w.fill(ctx)
 	}
@@ -66,42 +53,13 @@ func boot(ctx context.Context, s settings, say func(string, ...any)) (*world, er
 	return w, nil
 }
 
-func (w *world) start(ctx context.Context) error {
-	for _, c := range []struct {
-		major int
-		name  string
-		into  **pgserver.Cluster
-	}{{w.settings.Old, "bench-warm-old", &w.Old}, {w.settings.New, "bench-warm-new", &w.New}} {
-		dir := ""
-		if w.Dir != "" {
-			dir = filepath.Join(w.Dir, c.name+"-"+strconv.Itoa(c.major)+"-"+strconv.Itoa(w.Size))
-		}
-		cluster, err := pgserver.Start(ctx, pgserver.Options{Major: c.major, Name: c.name, Dir: dir, Settings: w.serverSettings()})
-		if err != nil {
-			return err
-		}
-		*c.into = cluster
-	}
-	return nil
-}
-
-// Close stops the servers and removes them unless they are to be kept.
+// Close ends the sessions and closes the servers.
 func (w *world) Close(ctx context.Context) error {
 	if w.fromHot != nil {
 		w.fromHot.Close()
 	}
 	w.disconnect()
-	var errs []error
-	for _, c := range []*pgserver.Cluster{w.Old, w.New} {
-		if c == nil {
-			continue
-		}
-		if w.Dir != "" { // the next run is to find it shut down
-			errs = append(errs, c.Stop(context.WithoutCancel(ctx)))
-		}
-		errs = append(errs, c.Close())
-	}
-	return errors.Join(errs...)
+	return w.Servers.Close(ctx)
 }
 
 // disconnect ends the sessions on new, before a restart.
@@ -112,42 +70,13 @@ func (w *world) disconnect() {
 	}
 }
 
-// fill makes the database on old, and on new as a copy does it: rows table by
-// table, then the indexes.
-func (w *world) fill(ctx context.Context) error {
-	began, filled := time.Now(), 0
-	for _, c := range []*pgserver.Cluster{w.Old, w.New} {
-		made, err := fill.Once(ctx, c, database, func(url string) error {
-			if err := pgserver.Execute(ctx, url, w.schema()...); err != nil {
-				return err
-			}
-			var err error
-			if c == w.Old {
-				err = fill.Execute(ctx, url, w.rows())
-			} else {
-				err = fill.Copy(ctx, w.Old.URL(database), url, w.tables())
-			}
-			if err != nil {
-				return err
-			}
-			if err := fill.Execute(ctx, url, indexesSQL); err != nil {
-				return err
-			}
-			// Statistics, the visibility map, and hint bits.
-			return pgserver.Execute(ctx, url, "vacuum (analyze)", "analyze shop.events")
-		})
-		if err != nil {
-			return err
-		}
-		if made {
-			filled++
-		}
-	}
-	if filled > 0 {
-		w.say("filled %d servers in %s", filled, time.Since(began).Round(time.Second))
-	}
-	var err error
-	w.bytes, err = fill.Value[int64](ctx, w.New.URL(database), "select pg_database_size(current_database())")
+// fill makes the database on both servers.
+func (w *world) fill(ctx context.Context) (err error) {
+	w.bytes, err = fill.Both(ctx, w.Old, w.New, database, fill.Content{
+		Schema: w.schema(), Rows: w.rows(), Tables: w.tables(), Indexes: indexesSQL,
+		// Statistics, the visibility map, and hint bits.
+		Finish: []string{"vacuum (analyze)", "analyze shop.events"},
+	}, w.say)
 	return err
 }
 
