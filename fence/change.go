@@ -185,7 +185,7 @@ func (w *work) do(limit context.Context, tables []Table) (Changed, error) {
 		busy = append(busy, held...)
 		w.tell(nil, len(busy))
 		p.saw(len(batch), time.Since(began), len(left))
-		if len(left) > 0 && rest(limit, p.pause) != nil {
+		if len(left) > 0 && pg.Pause(limit, p.pause) != nil {
 			return w.changed(), w.blocked(limit, left[0])
 		}
 	}
@@ -260,7 +260,7 @@ func (w *work) busy(ctx context.Context, tables []Table) error {
 			return nil
 		}
 		// Room for the clients that stood in line behind us.
-		if rest(ctx, 20*time.Millisecond+rand.N(80*time.Millisecond)) != nil {
+		if pg.Pause(ctx, 20*time.Millisecond+rand.N(80*time.Millisecond)) != nil {
 			return w.blocked(ctx, tables[0])
 		}
 	}

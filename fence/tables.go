@@ -244,19 +244,8 @@ func attachMissing(ctx context.Context, q state.Querier, s *pg.Server, t Table) 
 			}
 			return hint.With(fmt.Errorf("held by %s: %w", blocker.Describe(found), err), blocker.Advice(found))
 		}
-		if err := rest(ctx, missingWait/2+rand.N(missingWait)); err != nil {
+		if err := pg.Pause(ctx, missingWait/2+rand.N(missingWait)); err != nil {
 			return err
 		}
-	}
-}
-
-func rest(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
 	}
 }

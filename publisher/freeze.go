@@ -191,7 +191,7 @@ const longTransaction = time.Second
 func (f *freezing) rest(ctx context.Context, turn int, met []blocker.Session) (int, error) {
 	long := slices.DeleteFunc(slices.Clone(met), func(s blocker.Session) bool { return s.Age < longTransaction.Seconds() })
 	for {
-		if err := pause(ctx, f.lockTimeout/2+rand.N(f.lockTimeout)); err != nil {
+		if err := pg.Pause(ctx, f.lockTimeout/2+rand.N(f.lockTimeout)); err != nil {
 			return turn, err
 		}
 		found, err := f.look(ctx)
@@ -212,7 +212,7 @@ const outlastEvery = 20 * time.Millisecond
 // most: an application that deadlocked with itself is best asked right after.
 func (f *freezing) outlast(ctx context.Context, met, found []blocker.Session) error {
 	for began := time.Now(); blocker.Still(met, found) && time.Since(began) < f.lease.deadlock; {
-		if err := pause(ctx, outlastEvery); err != nil {
+		if err := pg.Pause(ctx, outlastEvery); err != nil {
 			return err
 		}
 		var err error
@@ -221,17 +221,6 @@ func (f *freezing) outlast(ctx context.Context, met, found []blocker.Session) er
 		}
 	}
 	return nil
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
-	}
 }
 
 func (f *freezing) progress(turn int, found []blocker.Session) {

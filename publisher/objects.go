@@ -138,7 +138,7 @@ func (h *ObjectHold) unfinished(ctx context.Context, bound time.Duration) error 
 		if time.Since(began) >= bound {
 			return fmt.Errorf("%w: transactions that may have are open (session and transaction id): %s", errObjectsBusy, strings.Join(now, ", "))
 		}
-		if err := pause(ctx, unfinishedEvery); err != nil {
+		if err := pg.Pause(ctx, unfinishedEvery); err != nil {
 			return err
 		}
 	}

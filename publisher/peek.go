@@ -43,7 +43,7 @@ func FirstUnapplied(ctx context.Context, s *pg.Server, st state.Stream, applied 
 		case err == nil:
 			return found, nil
 		case pg.IsCode(err, pg.ObjectInUse) && try < peekTries:
-			if err := rest(ctx, peekRest); err != nil {
+			if err := pg.Pause(ctx, peekRest); err != nil {
 				return nil, err
 			}
 		case pg.IsCode(err, pg.ObjectInUse):
@@ -51,17 +51,6 @@ func FirstUnapplied(ctx context.Context, s *pg.Server, st state.Stream, applied 
 		default:
 			return nil, fmt.Errorf("looking into slot %q on the %s server: %w", st.Name(), s.Side(), err)
 		}
-	}
-}
-
-func rest(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
 	}
 }
 

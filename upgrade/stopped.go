@@ -94,7 +94,7 @@ func (m *Move) works(ctx context.Context, st state.Stream, source, target *pg.Se
 	var pid int32
 	for look := range workerLooks {
 		if look > 0 {
-			if err := pause(ctx, workerRest); err != nil {
+			if err := pg.Pause(ctx, workerRest); err != nil {
 				return false, err
 			}
 		}
@@ -118,17 +118,6 @@ func (m *Move) works(ctx context.Context, st state.Stream, source, target *pg.Se
 		pid = worker.PID
 	}
 	return true, nil
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
-	}
 }
 
 // lookAgain looks into the slot, not more often than stoppedEvery.

@@ -50,6 +50,18 @@ func Wait(ctx context.Context, name string, every, bound time.Duration, progress
 	}
 }
 
+// Pause waits for d, or returns the cause when ctx ends before.
+func Pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+		return nil
+	}
+}
+
 func waitOver(ctx context.Context, name string, bound time.Duration, detail string) error {
 	cause := context.Cause(ctx)
 	if errors.Is(cause, ErrTimeout) {

@@ -15,6 +15,19 @@ import (
 	"github.com/pgcutover/pgcutover/internal/pg"
 )
 
+func TestPause(t *testing.T) {
+	began := time.Now()
+	if err := pg.Pause(t.Context(), 5*time.Millisecond); err != nil || time.Since(began) < 5*time.Millisecond {
+		t.Errorf("%v after %s", err, time.Since(began))
+	}
+	why := errors.New("why")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(why)
+	if err := pg.Pause(ctx, time.Hour); !errors.Is(err, why) {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestWait(t *testing.T) {
 	var said []string
 	n := 0
