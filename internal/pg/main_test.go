@@ -46,7 +46,7 @@ func session(t *testing.T, s *pg.Server) *pgx.Conn {
 
 func until(t *testing.T, what string, met func() bool) {
 	t.Helper()
-	err := pg.Wait(t.Context(), what, 5*time.Millisecond, 30*time.Second, nil, func(context.Context) (bool, string, error) {
+	err := pg.Wait(t.Context(), what, 5*time.Millisecond, time.Minute, nil, func(context.Context) (bool, string, error) {
 		return met(), "", nil
 	})
 	if err != nil {

@@ -163,6 +163,9 @@ func baseSettings() map[string]string {
 		"client_encoding":                     "UTF8",
 		"DateStyle":                           "ISO, YMD",
 		"search_path":                         "pg_catalog",
+		"standard_conforming_strings":         "on",
+		"quote_all_identifiers":               "off", // names are compared
+		"array_nulls":                         "on",
 	}
 }
 
