@@ -44,6 +44,9 @@ type Settings struct {
 	// RefreshWithin is how long the materialized views on new may take to be
 	// refreshed before a cutover; 0 means that they are not.
 	RefreshWithin time.Duration
+	// ProveWithin is how long the closed source is watched, after the turn, for
+	// writes that slip through; 0 means two seconds.
+	ProveWithin time.Duration
 	// LeaveBehind lets a rollback go although tables and other objects made on
 	// new since the cutover do not go back with it.
 	LeaveBehind bool
@@ -287,8 +290,8 @@ func (c *Cutover) ensureLock(ctx context.Context) error {
 	return c.lock(ctx)
 }
 
-// mayBegin refuses while an earlier attempt is unfinished, and when the target
-// serves already. It sets the stream that will be drained.
+// mayBegin refuses while an earlier attempt is unfinished, when the target
+// serves already, and when one of the servers is a standby. It sets the stream that will be drained.
 func (c *Cutover) mayBegin(ctx context.Context) error {
 	want := c.Direction
 	if want == "" {
@@ -301,7 +304,7 @@ func (c *Cutover) mayBegin(ctx context.Context) error {
 	c.Direction, c.attempt = want, 0
 	switch c.stream = pos.Stream(want); {
 	case pos.Serving() == want.Source():
-		return nil
+		return c.primaries(ctx)
 	case want == state.Back:
 		return hint.With(ErrNotCutOver, "run: pgcutover status")
 	}

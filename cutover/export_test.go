@@ -30,3 +30,6 @@ func Begin(ctx context.Context, c *Cutover) (end func(), err error) {
 	}
 	return func() { c.unlock(ctx) }, nil
 }
+
+// Primaries refuses standbys, as the beginning of a cutover does.
+func Primaries(ctx context.Context, c *Cutover) error { return c.primaries(ctx) }

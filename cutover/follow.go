@@ -37,7 +37,7 @@ type followFacts struct {
 // proveClosed looks whether the source really takes no writes. The target
 // serves: what is wrong is told, and is no reason to stop.
 func (c *Cutover) proveClosed(ctx context.Context, facts *followFacts) *fence.Proof {
-	proof, err := fence.Prove(ctx, c.source(), fence.ProveOptions{OnClosed: c.Settings.OnClosed})
+	proof, err := fence.Prove(ctx, c.source(), fence.ProveOptions{OnClosed: c.Settings.OnClosed, Within: c.Settings.ProveWithin})
 	facts.Warnings = append(facts.Warnings, proof.Warnings...)
 	if err != nil {
 		facts.Warnings = append(facts.Warnings, err.Error())

@@ -37,6 +37,26 @@ type gateFacts struct {
 	Unreplicated unreplicated.Inventory `json:"unreplicated"`
 }
 
+// recoverySQL asks whether a server is a standby. Postgres manual: 9.27.4, Recovery
+// Control Functions.
+const recoverySQL = `select pg_is_in_recovery()`
+
+// primaries refuses standbys. They show all else as their primaries do, so that a move
+// seems to be ready until something is written.
+func (c *Cutover) primaries(ctx context.Context) error {
+	for _, s := range []*pg.Server{c.Old, c.New} {
+		var standby bool
+		if err := s.Pool().QueryRow(ctx, recoverySQL).Scan(&standby); err != nil {
+			return fmt.Errorf("asking whether the %s server is a standby: %w", s.Side(), err)
+		}
+		if standby {
+			return blocked(fmt.Sprintf("put the primary's address into %s.url", s.Side()),
+				"the %s server, %s, is in recovery: it is a standby and takes no writes", s.Side(), s.Address())
+		}
+	}
+	return nil
+}
+
 func (c *Cutover) gates(ctx context.Context) (any, error) {
 	var errs []error
 	lag, err := c.gateLag(ctx)
@@ -88,6 +108,15 @@ func (c *Cutover) inLine(what string) string {
 	return what + ". Run: pgcutover start --sync-schema; after a change of tables.include or exclude: pgcutover abort, then start"
 }
 
+// noSlot is the advice where the stream's slot is not on the source. A standby has none
+// of its primary's.
+func (c *Cutover) noSlot() string {
+	if c.Direction == state.Back {
+		return "nothing that was written on new can go back (rollback.keep was false, the slot was dropped, or the url of new leads to a standby): see pgcutover status"
+	}
+	return c.anew("see that the url of old leads to its primary, not to a standby (select pg_is_in_recovery()); if it does, the stream cannot go on")
+}
+
 func (c *Cutover) gateLag(ctx context.Context) (publisher.Lag, error) {
 	var lag publisher.Lag
 	err := c.patiently(ctx, "the stream to be connected", func(ctx context.Context) (bool, string, error) {
@@ -96,7 +125,7 @@ func (c *Cutover) gateLag(ctx context.Context) (publisher.Lag, error) {
 		return lag.Connected, "", err
 	})
 	if errors.Is(err, publisher.ErrNoSlot) {
-		return lag, blocked(c.anew("the stream cannot go on"), "%s", err)
+		return lag, blocked(c.noSlot(), "%s", err)
 	}
 	if err != nil {
 		return lag, err
@@ -257,5 +286,5 @@ func (c *Cutover) unfencedAdvice() string {
 	if c.Direction == state.Back {
 		return made + ": drop those that were made there; for a disabled trigger see that nobody wrote to the table on old, then run: pgcutover doctor --fix; then: pgcutover rollback"
 	}
-	return made + ": drop them there, or run pgcutover abort, then start"
+	return made + ", or pgcutover start --sync-schema was interrupted: then run it again; otherwise drop them there, or run pgcutover abort, then start"
 }

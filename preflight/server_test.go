@@ -80,29 +80,10 @@ func TestSameServer(t *testing.T) {
 	}
 }
 
-// becomeStandby restarts a cluster as a standby of nobody.
-func becomeStandby(t *testing.T, c *pgserver.Cluster) {
-	t.Helper()
-	if err := c.Stop(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	name, content := "standby.signal", ""
-	if c.Major() < 12 {
-		name, content = "recovery.conf", "standby_mode = on\n"
-	}
-	file := filepath.Join(c.DataDir(), name)
-	if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Restart(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestStandbyIsABlocker(t *testing.T) {
 	eachPair(t, func(t *testing.T, majors pgtest.Pair) {
 		c := pgtest.Cluster(t, pgserver.Options{Major: majors.Old})
-		becomeStandby(t, c)
+		pgtest.BecomeStandby(t, c)
 		p := pairOf(t, c.URL("postgres"), pgtest.Database(t, pgtest.Server(t, majors.New)))
 		if f := only(t, check(t, "identity", p), "identity.standby", ""); f.Severity != Blocker || f.Server != "old" {
 			t.Errorf("a standby as old is %+v", f)

@@ -135,9 +135,18 @@ func (a *app) turn(ctx context.Context, m *upgrade.Move, c *cutover.Cutover, t t
 		if err := writeCondition(w, result.Condition); err != nil {
 			return err
 		}
-		_, err = fmt.Fprintln(w, t.next)
+		_, err = fmt.Fprintln(w, t.advice(c.Settings.WayBack))
 		return err
 	})
+}
+
+// advice is what to do afterwards. Without a way back there is no rollback, and after one
+// no cutover.
+func (t *turning) advice(wayBack bool) string {
+	if wayBack {
+		return t.next
+	}
+	return "No way back is kept (rollback.keep: false). When you are content: pgcutover complete"
 }
 
 // conditionBound is how long the look after a cutover may take: it is done, and

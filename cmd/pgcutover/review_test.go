@@ -63,3 +63,14 @@ func TestAdviceWhenUnfinished(t *testing.T) {
 		t.Errorf("advice for an ordinary failure: %q", got)
 	}
 }
+
+// A cutover that keeps no way back does not send anybody to rollback.
+func TestAdviceWithoutAWayBack(t *testing.T) {
+	turn := turning{next: "To go back: pgcutover rollback"}
+	if kept := turn.advice(true); kept != turn.next {
+		t.Errorf("with a way back: %q", kept)
+	}
+	if lost := turn.advice(false); strings.Contains(lost, "pgcutover rollback") || !strings.Contains(lost, "pgcutover complete") {
+		t.Errorf("without a way back: %q", lost)
+	}
+}

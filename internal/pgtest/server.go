@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -135,4 +136,22 @@ func fatal(t testing.TB, err error) {
 		t.Fatalf("%v\n%s", err, advice)
 	}
 	t.Fatal(err)
+}
+
+// BecomeStandby restarts a cluster as a standby of nobody.
+func BecomeStandby(t testing.TB, c *pgserver.Cluster) {
+	t.Helper()
+	name, content := "standby.signal", ""
+	if c.Major() < 12 {
+		name, content = "recovery.conf", "standby_mode = on\n"
+	}
+	if err := c.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(c.DataDir(), name), []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 }
