@@ -127,7 +127,7 @@ func TestRollbackThatFails(t *testing.T) {
 // and refuses, unless told to leave it behind.
 func TestRollbackLeavesBehind(t *testing.T) {
 	firstPair(t, func(t *testing.T, pair pgtest.Pair) {
-		m := started(t, pair)
+		m := started(t, pair, "create sequence public.narrow as integer")
 		m.writes(t, pg.Old)
 		m.run(t)
 		pgtest.Exec(t, m.newURL, "create table public.later (id integer primary key)", "insert into public.later values (1)")
@@ -149,6 +149,13 @@ func TestRollbackLeavesBehind(t *testing.T) {
 			t.Fatalf("error %v, hint %q", err, hint.Of(err))
 		}
 		trigger("enable always")
+		// Neither is a sequence that old cannot be set to go on from.
+		pgtest.Exec(t, m.newURL, "alter sequence public.narrow as bigint")
+		err = m.rollback(t, true).Run(t.Context(), t.Context())
+		if !errors.Is(err, cutover.ErrBlocked) || !strings.Contains(hint.Of(err), `ALTER SEQUENCE "public"."narrow" AS bigint`) {
+			t.Fatalf("error %v, hint %q", err, hint.Of(err))
+		}
+		pgtest.Exec(t, m.oldURL, "set default_transaction_read_only = off", "alter sequence public.narrow as bigint")
 		if err := m.rollback(t, true).Run(t.Context(), t.Context()); err != nil {
 			t.Fatalf("%v\n%s", err, hint.Of(err))
 		}

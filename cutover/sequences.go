@@ -43,7 +43,9 @@ func (c *Cutover) planSequences(ctx context.Context) ([]sequences.Change, error)
 	changes, problems := sequences.PlanTo(c.Direction.Target(), from, to, c.Settings.Margin)
 	var errs []error
 	for _, p := range problems {
-		if p.Blocking && !(c.Direction == state.Back && c.Settings.LeaveBehind) {
+		// What is only on new may be left behind; what is on both servers must be right.
+		left := c.Direction == state.Back && c.Settings.LeaveBehind && !slices.ContainsFunc(to, func(s sequences.Sequence) bool { return s.Ref == p.Ref })
+		if p.Blocking && !left {
 			errs = append(errs, hint.With(fmt.Errorf("%w: sequence %s: %s", ErrBlocked, p.Ident(), p.Text), p.Hint))
 		}
 	}

@@ -125,7 +125,7 @@ func (w way) planOne(o, n Sequence, found bool, margin int64) (Change, *Problem)
 	if len(clashes) > 0 {
 		return Change{}, &Problem{
 			Text: fmt.Sprintf("defined otherwise on %s: %s", w.to, strings.Join(clashes, ", ")),
-			Hint: strings.TrimSpace(alterSQL(o, n) + fmt.Sprintf(" -- on %s, as the owner of the sequence", w.to)),
+			Hint: strings.TrimSpace(alterSQL(o, n) + fmt.Sprintf(" -- on %s, as the owner of the sequence, after: set default_transaction_read_only = off;", w.to)),
 		}
 	}
 	c, p := w.decide(o, n, margin)

@@ -27,7 +27,8 @@ func (c Change) SQL() string {
 // chunk). Sequences that are kept as they are appear as comments, and so do those
 // for which there is no safe change, with what mends them. Unlike Apply, the script
 // does not look again at what it changes, so it is right for the positions it was
-// made from, on a server that no client uses yet.
+// made from, on a server that no client uses yet. Such a server may be closed, so that
+// transactions are read-only unless they say otherwise.
 func Script(changes []Change, problems []Problem) string {
 	var b strings.Builder
 	kept := 0
@@ -43,13 +44,13 @@ func Script(changes []Change, problems []Problem) string {
 	for _, p := range problems {
 		fmt.Fprintf(&b, "-- PROBLEM: %s\n", p)
 	}
-	b.WriteString("begin;\n")
+	b.WriteString("begin read write;\n")
 	due := 0
 	for _, c := range changes {
 		line := "-- kept: " + oneLine(c.Ident())
 		if !c.Kept {
 			if due++; due > 1 && due%chunk == 1 {
-				b.WriteString("commit;\nbegin;\n")
+				b.WriteString("commit;\nbegin read write;\n")
 			}
 			line = c.SQL()
 		}

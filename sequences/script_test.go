@@ -74,7 +74,7 @@ func TestScriptText(t *testing.T) {
 set client_encoding = 'UTF8';
 set standard_conforming_strings = on;
 -- PROBLEM: "public"."s": missing? on new: CREATE
-begin;
+begin read write;
 ALTER SEQUENCE "public"."s" RESTART WITH 142; -- new was 1 (not handed out yet), next is 142; old stands at 41 (handed out), 100 more may follow there
 SELECT pg_catalog.setval('"public"."s"'::pg_catalog.regclass, 100, true); -- new was 7 (handed out), next is none; old is at its end, 100; WARNING: exhausted: nextval will fail on new
 -- kept: "public"."s" -- new stands at 500 (not handed out yet); new is ahead already; old stands at 41 (handed out), 100 more may follow there
@@ -118,6 +118,8 @@ func TestScriptOfEveryKind(t *testing.T) {
 				t.Fatalf("problems %+v", problems)
 			}
 			script := sequences.Script(changes, problems)
+			// Until a cutover new is closed for clients.
+			fresh.exec(t, `do $$ begin execute format('alter database %I set default_transaction_read_only = on', current_database()); end $$`)
 			runScript(t, psql, fresh.url, script)
 			for _, c := range changes {
 				var got int64
@@ -146,7 +148,7 @@ func TestScriptOfMany(t *testing.T) {
 			all = append(all, changes[0], kept[0])
 		}
 		script := sequences.Script(all, nil)
-		if begins, commits := strings.Count(script, "\nbegin;\n"), strings.Count(script, "\ncommit;\n"); begins != tt.parts || commits != tt.parts {
+		if begins, commits := strings.Count(script, "\nbegin read write;\n"), strings.Count(script, "\ncommit;\n"); begins != tt.parts || commits != tt.parts {
 			t.Errorf("%d: %d begins, %d commits, want %d", tt.due, begins, commits, tt.parts)
 		}
 	}

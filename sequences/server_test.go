@@ -263,7 +263,7 @@ func TestApplyLocks(t *testing.T) {
 			made, err := sequences.Apply(t.Context(), s.conn, []sequences.Change{change}, sequences.Options{})
 			done <- result{made, err}
 		}()
-		err = pg.Wait(t.Context(), "Apply to wait for the lock", 5*time.Millisecond, 20*time.Second, nil, func(ctx context.Context) (bool, string, error) {
+		err = pg.Wait(t.Context(), "Apply to wait for the lock", 5*time.Millisecond, time.Minute, nil, func(ctx context.Context) (bool, string, error) {
 			var waits bool
 			err := watcher.QueryRow(ctx, waitersSQL).Scan(&waits)
 			return waits, "", err

@@ -2,6 +2,7 @@ package sequences
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/pgcutover/pgcutover/internal/pg"
@@ -45,6 +46,12 @@ func (d Difference) member() string {
 	return ""
 }
 
+// mended reports whether a statement for the target stands below the sequence. Between
+// start and complete that server takes nothing from a session as it is.
+func (d Difference) mended() bool {
+	return slices.ContainsFunc(d.Mend, func(m Mend) bool { return m.Server == d.Target })
+}
+
 // words are what the titles name the servers, and the way between them.
 func words(target pg.Side) *strings.Replacer {
 	turning := "cutover"
@@ -76,6 +83,9 @@ func Text(differences []Difference, all bool) string {
 		if g.granted {
 			writeGrants(&b, differences, g.in)
 		}
+	}
+	if slices.ContainsFunc(differences, Difference.mended) {
+		b.WriteString("\nA server that is closed for clients takes statements after: set default_transaction_read_only = off;\n")
 	}
 	if all {
 		write(&b, fill.Replace("EQUAL OR AHEAD on {target}"), differences, func(d Difference) bool { return !d.Differs() })

@@ -59,6 +59,8 @@ BEHIND on new: it would hand out again what old has handed out, until a cutover 
   "public"."a?[2J?b": old stands at 5 (handed out), new is 5 numbers behind at 1 (not handed out yet)
   "public"."theirs": old stands at 9 (handed out), new is 9 numbers behind at 1 (not handed out yet); role "mover" may not set it on new
     on new: GRANT UPDATE ON SEQUENCE "public"."theirs" TO "mover";
+
+A server that is closed for clients takes statements after: set default_transaction_read_only = off;
 `
 	few := sequences.Text(differences, false)
 	tail := "\nWhether rows are beyond their sequence was not looked at for 1 column (named with --all): it needs an index that begins with the column, and the right to read it.\n"
@@ -108,6 +110,8 @@ ONLY on old: left alone
 
 BEHIND on old: it would hand out again what new has handed out, until a rollback sets it
   "public"."used": new stands at 500 (handed out), old is 460 numbers behind at 40 (handed out)
+
+A server that is closed for clients takes statements after: set default_transaction_read_only = off;
 `
 	if got := sequences.Text(differences, false); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
