@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pgcutover/pgcutover/internal/state"
@@ -42,15 +43,29 @@ func mayFill(holes []warmup.Hole) bool {
 	return len(holes) <= fillTables && sum <= fillBytes
 }
 
-// fillHoles analyzes the tables that lack statistics, and returns what they lack
-// then.
+// fillHoles analyzes the tables that lack statistics, those too that get their
+// first rows meanwhile, and returns what they lack then.
 func (c *Cutover) fillHoles(ctx context.Context, holes []warmup.Hole) ([]warmup.Hole, error) {
-	tables := make([]warmup.Table, len(holes))
-	for i, h := range holes {
-		tables[i] = h.Table
+	until := time.Now().Add(fillWithin)
+	tried := map[warmup.Table]bool{}
+	untried := func(h warmup.Hole) bool { return !tried[h.Table] }
+	for slices.ContainsFunc(holes, untried) && time.Now().Before(until) {
+		tables := make([]warmup.Table, len(holes))
+		for i, h := range holes {
+			tables[i], tried[h.Table] = h.Table, true
+		}
+		var err error
+		if holes, err = c.fill(ctx, tables, time.Until(until)); err != nil {
+			return nil, err
+		}
 	}
+	return holes, nil
+}
+
+// fill analyzes tables of a target that nobody uses yet, and looks again.
+func (c *Cutover) fill(ctx context.Context, tables []warmup.Table, within time.Duration) ([]warmup.Hole, error) {
 	o := c.gentleStatistics()
-	o.Within, o.Gently = fillWithin, false // nobody uses the target yet
+	o.Within, o.Gently = max(within, time.Millisecond), false // 0 would be for ever
 	o.Progress = func(p warmup.AnalyzeProgress) {
 		step.Progress(ctx, "statistics were missing: %d of %d tables, %s %s", p.Done, p.Total, p.Table, p.Outcome)
 	}

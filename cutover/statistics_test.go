@@ -12,6 +12,7 @@ import (
 	"github.com/pgcutover/pgcutover/internal/hint"
 	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/pgtest"
+	"github.com/pgcutover/pgcutover/internal/step"
 )
 
 // watchedTable has an index by which ANALYZE tells what its session is set to: it
@@ -67,6 +68,45 @@ func TestStatistics(t *testing.T) {
 		until(t, "the count of changes", func() (bool, error) {
 			return pgtest.Value[int](t, m.newURL, "select n_mod_since_analyze from pg_stat_all_tables where relid = 'public.watched'::regclass") == 0, nil
 		})
+	})
+}
+
+// meanwhile does something once, while the gates make statistics.
+type meanwhile struct {
+	step.NopObserver
+	do func()
+}
+
+func (m *meanwhile) Progress(_, text string) {
+	if strings.HasPrefix(text, "statistics were missing") && m.do != nil {
+		do := m.do
+		m.do = nil
+		do()
+	}
+}
+
+// TestFirstRowsMeanwhile: a table that gets its first rows while the gates make the
+// statistics of another one is no reason to send anybody away.
+func TestFirstRowsMeanwhile(t *testing.T) {
+	firstPair(t, func(t *testing.T, pair pgtest.Pair) {
+		m := started(t, pair, "create table public.early (id int primary key) with (autovacuum_enabled = false)",
+			"create table public.late (id int primary key) with (autovacuum_enabled = false)")
+		first := func(table string) { // more than autovacuum would mind
+			pgtest.Exec(t, m.oldURL, "insert into "+table+" select generate_series(1, 200)")
+			until(t, "the rows of "+table, func() (bool, error) {
+				return pgtest.Value[int](t, m.newURL, "select pg_stat_get_live_tuples($1::text::regclass)", table) == 200, nil
+			})
+		}
+		first("public.early")
+		c := m.cutover(t)
+		seen := &meanwhile{do: func() { first("public.late") }}
+		c.Observer = seen
+		if err := c.Run(t.Context(), t.Context()); err != nil {
+			t.Fatalf("%v, hint %q", err, hint.Of(err))
+		}
+		if seen.do != nil {
+			t.Error("the gates made no statistics")
+		}
 	})
 }
 
