@@ -30,7 +30,26 @@ type Baseline struct {
 	// Tables are those of the old server, by name, as they were when they were
 	// last in line with the new one's.
 	Tables map[string]Known `json:"tables,omitempty"`
+	// Brought are digests of the names of all objects that the new server may have
+	// from the old one, also of those that the old one has dropped since; empty in
+	// moves whose start did not record them. See [Remove].
+	Brought map[string]bool `json:"brought,omitempty"`
 }
+
+// Bring remembers objects that the new server gets from the old one: they are the
+// move's own for good, whatever becomes of them on the old server.
+func (b *Baseline) Bring(objects []Object) {
+	if b.Brought == nil {
+		b.Brought = make(map[string]bool, len(objects))
+	}
+	for _, o := range objects {
+		b.Brought[o.key().digest()] = true
+	}
+}
+
+// brought reports whether the object came from the old server. A nil Baseline
+// knows of none.
+func (b *Baseline) brought(k key) bool { return b != nil && b.Brought[k.digest()] }
 
 // Known is by what a table on the old server is known when it gets another name,
 // other columns, or is rewritten.
@@ -81,6 +100,8 @@ func digest(parts ...string) string {
 	}
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
+
+func (k key) digest() string { return digest(k.kind, k.identity) }
 
 func (o Object) aspectID(a Aspect) string { return digest(o.Kind, o.Identity, string(a)) }
 

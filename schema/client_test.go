@@ -70,7 +70,7 @@ func TestCancelEndsTheProcessGroup(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = pg.Wait(t.Context(), "the child to end", 20*time.Millisecond, 5*time.Second, nil,
+		err = pg.Wait(t.Context(), "the child to end", 20*time.Millisecond, time.Minute, nil,
 			func(context.Context) (bool, string, error) { return !alive(pid), "", nil })
 		if err != nil {
 			t.Error(err)

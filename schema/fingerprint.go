@@ -3,6 +3,7 @@ package schema
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -36,13 +37,22 @@ import (
 //
 // Left out are invalid indexes (pg_dump leaves them out too), security labels, and
 // what partitions have from their parents beside indexes. All is read in one
-// transaction of s, in about twenty queries.
+// transaction of s, in about twenty queries. Of a relation that somebody alters
+// they wait for the lock, and end with a *LockedError when it is not to be had.
 func Fingerprint(ctx context.Context, s *pg.Server) ([]Object, error) {
+	return FingerprintWithin(ctx, s, 0)
+}
+
+// FingerprintWithin is Fingerprint for who would rather look again later: none of
+// its queries waits for a lock any longer. Zero is the patience of s.Pool().
+func FingerprintWithin(ctx context.Context, s *pg.Server, patience time.Duration) ([]Object, error) {
 	for attempt := 1; ; attempt++ {
-		objects, err := readFingerprint(ctx, s)
+		objects, err := readFingerprint(ctx, s, patience)
 		switch {
 		case err == nil:
 			return objects, nil
+		case pg.IsCode(err, pg.LockNotAvailable):
+			return nil, &LockedError{Side: s.Side(), By: Locked(ctx, s), err: s.Redacted(err)}
 		case pg.IsCode(err, internalError) && attempt < fingerprintAttempts:
 			// An object was dropped between the query and the function that
 			// describes it ("cache lookup failed").
@@ -57,12 +67,17 @@ const (
 	fingerprintAttempts = 3
 )
 
-func readFingerprint(ctx context.Context, s *pg.Server) ([]Object, error) {
+func readFingerprint(ctx context.Context, s *pg.Server, patience time.Duration) ([]Object, error) {
 	tx, err := s.Pool().BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
 		return nil, fmt.Errorf("beginning a transaction: %w", err)
 	}
 	defer rollback(ctx, tx)
+	if patience > 0 {
+		if _, err := tx.Exec(ctx, fmt.Sprintf("set local lock_timeout = %d", patience.Milliseconds())); err != nil {
+			return nil, fmt.Errorf("bounding the wait for locks: %w", err)
+		}
+	}
 	return fingerprint(ctx, tx, s.Major())
 }
 

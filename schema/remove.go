@@ -20,7 +20,9 @@ type RemoveOptions struct {
 	// [Inventory], and those of the archive, see [Archive.Objects], in case the
 	// old one has dropped some since.
 	Ours []Object
-	// Force drops objects that are neither in the state before nor Ours.
+	// Known tells, beside Ours, what the move brought; nil: nothing more.
+	Known *Baseline
+	// Force drops objects that are neither in the state before nor of the move.
 	Force bool
 	// Guard, which may be nil, is called first in each transaction that drops
 	// something; its error ends the removal. It is for a condition that must
@@ -62,10 +64,10 @@ const outOfMemory = "53200"
 // owners and values of that state. What belongs to the tool itself stays.
 //
 // It refuses with a *ForeignError, before it drops anything, when an object is
-// neither in the state before nor among o.Ours, unless o.Force is set: somebody
-// has begun to work in the new database. Columns and rows that somebody added to
-// a table of the move are not noticed. Subscriptions have to be dropped first;
-// they are never dropped here.
+// neither in the state before nor among o.Ours and o.Known, unless o.Force is set:
+// somebody has begun to work in the new database. Columns and rows that somebody
+// added to a table of the move are not noticed. Subscriptions have to be dropped
+// first; they are never dropped here.
 //
 // All is done in one transaction, or, for more objects than a share of the new
 // server's lock table, in several, tables first: called again after an
@@ -154,7 +156,7 @@ func planRemoval(ctx context.Context, q querier, before State, o RemoveOptions) 
 		switch {
 		case i.Kind == kindSubscription:
 			subscriptions = append(subscriptions, i.object())
-		case !i.implied && (neverMoved(i.Kind) || !ours[i.key()]):
+		case !i.implied && (neverMoved(i.Kind) || !ours[i.key()] && !o.Known.brought(i.key())):
 			foreign = append(foreign, i.object())
 		}
 	}

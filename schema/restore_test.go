@@ -220,7 +220,7 @@ func TestDumpEndsWithItsContext(t *testing.T) {
 		if !errors.Is(err, context.DeadlineExceeded) || a != nil {
 			t.Errorf("got %v, want the context's error", err)
 		}
-		if took := time.Since(begun); took > 5*time.Second {
+		if took := time.Since(begun); took > 30*time.Second {
 			t.Errorf("the dump ended after %s", took)
 		}
 		left, err := os.ReadDir(dir)
@@ -234,7 +234,7 @@ func TestDumpEndsWithItsContext(t *testing.T) {
 // waitForNone waits until no session has the name.
 func waitForNone(t *testing.T, url, application string) {
 	t.Helper()
-	err := pg.Wait(t.Context(), "sessions to end", 20*time.Millisecond, 10*time.Second, nil,
+	err := pg.Wait(t.Context(), "sessions to end", 20*time.Millisecond, time.Minute, nil,
 		func(context.Context) (bool, string, error) {
 			n := pgtest.Value[int](t, url, `select count(*)::int from pg_stat_activity where application_name = $1`, application)
 			return n == 0, fmt.Sprint(n), nil
@@ -396,7 +396,7 @@ func TestRestoreEndsWithItsContext(t *testing.T) {
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v, want the context's error", err)
 		}
-		if took := time.Since(begun); took > 5*time.Second {
+		if took := time.Since(begun); took > 30*time.Second {
 			t.Errorf("the restore ended after %s", took)
 		}
 		waitForNone(t, p.newURL, p.new.ApplicationName(restorePurpose))

@@ -18,6 +18,9 @@ import (
 // where neither can be derived safely, advice.
 type Fix struct {
 	Difference Difference
+	// Loosen are statements of a fix that has to wait (Contract) which come before
+	// what it waits for: what else would refuse rows without that which goes.
+	Loosen []string
 	// Drop are the statements that come first, all of them, by Order.
 	Drop []string
 	// Whole says that the object, with its Parts, is restored from an archive.
@@ -40,7 +43,22 @@ type Fix struct {
 }
 
 // All returns the statements, for people.
-func (f Fix) All() []string { return slices.Concat(f.Drop, f.Statements) }
+func (f Fix) All() []string { return slices.Concat(f.Loosen, f.Drop, f.Statements) }
+
+// Renamed returns what the fix gives old's name on the new server: a table, or,
+// when column is not empty, a column of it.
+func (f Fix) Renamed() (schema, table, column string, ok bool) {
+	d := f.Difference
+	if !f.Contract || f.Order != orderRename || f.Whole || d.What != Absent || d.Kind != kindTable && d.Kind != kindColumn {
+		return "", "", "", false
+	}
+	schema, table = d.Table()
+	if d.Kind == kindColumn {
+		parts := names(d.Identity)
+		column = parts[len(parts)-1]
+	}
+	return schema, table, column, true
+}
 
 // Early reports whether the fix, or what of it is restored, can be done before the
 // tables are copied.

@@ -198,8 +198,26 @@ func (s *syncing) dropColumn(ctx context.Context, d Difference) (Fix, error) {
 	if kind == "c" {
 		return Fix{Drop: []string{fmt.Sprintf("alter type %s drop attribute %s", d.object.On, d.name())}, Order: orderDrop}, nil
 	}
-	return Fix{Drop: []string{fmt.Sprintf("alter table %s drop column %s", d.object.On, d.name())}, Order: orderDrop}, nil
+	f := Fix{Drop: []string{fmt.Sprintf("alter table %s drop column %s", d.object.On, d.name())}, Order: orderDrop}
+	parts := names(d.Identity)
+	var refuses bool
+	if err := s.new.Pool().QueryRow(ctx, refusesNullSQL, d.object.On, parts[len(parts)-1]).Scan(&refuses); err != nil {
+		return Fix{}, err
+	}
+	if refuses {
+		f.Loosen = []string{fmt.Sprintf("alter table %s alter column %s drop not null", d.object.On, d.name())}
+	}
+	return f, nil
 }
+
+// refusesNullSQL tells whether a column's NOT NULL can be dropped by itself. It
+// refuses the rows that old writes without the column, behind which those wait
+// that still have it. One of a primary key goes with that.
+const refusesNullSQL = `
+select a.attnotnull and a.attidentity = ''
+       and not exists (select from pg_index i where i.indrelid = a.attrelid and i.indisprimary and a.attnum = any (i.indkey))
+  from pg_attribute a
+ where a.attrelid = $1::regclass and a.attname = $2 and not a.attisdropped`
 
 // castSQL tells whether values of a type on new become those of another without
 // a choice: by the same type, a binary coercible one, or an implicit cast whose

@@ -26,6 +26,8 @@ type Reason struct {
 	Text      string `json:"text"`
 	// Drift says that the tables of both servers differ.
 	Drift bool `json:"drift,omitempty"`
+	// Missing are the columns that the subscriber's table lacks.
+	Missing []string `json:"missing,omitempty"`
 	// Mend are statements for the subscriber, or empty where they are not known.
 	Mend string `json:"mend,omitempty"`
 }
@@ -132,6 +134,7 @@ func mismatch(s *pg.Server, c rowchange.Change, t *target) *Reason {
 	for _, name := range c.Columns {
 		if !slices.Contains(t.columns, name) {
 			missing = append(missing, pgx.Identifier{name}.Sanitize())
+			r.Missing = append(r.Missing, name)
 		}
 	}
 	if len(missing) == 0 {

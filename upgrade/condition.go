@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pgcutover/pgcutover/internal/pg"
+	"github.com/pgcutover/pgcutover/schema"
 	"github.com/pgcutover/pgcutover/sequences"
 	"github.com/pgcutover/pgcutover/warmup"
 )
@@ -23,6 +24,9 @@ type Condition struct {
 	Unowned []sequences.Room `json:"sequences_without_table"`
 	// Room sums up all sequences; nil when the other server could not be asked.
 	Room *sequences.RoomLeft `json:"margin,omitempty"`
+	// Locked says why the sequences were not read: somebody alters one. Empty when
+	// they were.
+	Locked string `json:"sequences_locked,omitempty"`
 	// Cache says how much of what old keeps in its cache is in this server's; nil
 	// when nobody looked, see ReadCache.
 	Cache *warmup.Warmth `json:"cache,omitempty"`
@@ -70,16 +74,21 @@ func (m *Move) Condition(ctx context.Context, target pg.Side) (Condition, error)
 	if from == nil {
 		return c, nil
 	}
-	return c, m.rooms(ctx, &c, from, on, byName)
+	err = m.rooms(ctx, &c, from, on, byName)
+	if pg.IsCode(err, pg.LockNotAvailable) {
+		c.Locked = "the sequences were not compared: " + err.Error()
+		return c, nil
+	}
+	return c, err
 }
 
 // rooms adds how much of their margin the sequences have left.
 func (m *Move) rooms(ctx context.Context, c *Condition, from, on *pg.Server, tables map[warmup.Table]*TableCondition) error {
-	onFrom, err := readable(ctx, from)
+	onFrom, err := m.readableSoon(ctx, from)
 	if err != nil {
 		return err
 	}
-	onTarget, err := readable(ctx, on)
+	onTarget, err := m.readableSoon(ctx, on)
 	if err != nil {
 		return err
 	}
@@ -165,12 +174,31 @@ func owner(column string) (warmup.Table, bool) {
 
 // readable reads the sequences that the role may read.
 func readable(ctx context.Context, s *pg.Server) ([]sequences.Sequence, error) {
+	return readableBy(ctx, s, s.Pool())
+}
+
+func readableBy(ctx context.Context, s *pg.Server, q sequences.Querier) ([]sequences.Sequence, error) {
 	var hidden *sequences.UnreadableError
-	all, err := sequences.Read(ctx, s.Pool(), s.Version())
+	all, err := sequences.Read(ctx, q, s.Version())
 	if err != nil && !errors.As(err, &hidden) {
 		return nil, fmt.Errorf("on the %s server: %w", s.Side(), err)
 	}
 	return all, nil
+}
+
+// readableSoon is readable for a status, which waits no longer for a sequence that
+// somebody drops or restarts.
+func (m *Move) readableSoon(ctx context.Context, s *pg.Server) ([]sequences.Sequence, error) {
+	conn, err := s.Connect(ctx, "sequences", map[string]string{"lock_timeout": fmt.Sprint(m.lockPatience().Milliseconds())})
+	if err != nil {
+		return nil, err
+	}
+	defer pg.Close(ctx, conn)
+	all, err := readableBy(ctx, s, conn)
+	if pg.IsCode(err, pg.LockNotAvailable) {
+		return nil, fmt.Errorf("%w (%s)", err, strings.Join(schema.Locked(ctx, s), "; "))
+	}
+	return all, err
 }
 
 // WriteText writes a line for each table.
@@ -225,6 +253,8 @@ func (t TableCondition) statistics(now time.Time) string {
 		return ago(age)
 	case t.Carried:
 		return "carried over"
+	case t.Undated:
+		return "age not known"
 	}
 	return "none needed"
 }
@@ -268,13 +298,15 @@ func margins(rooms []sequences.Room) string {
 func (c Condition) Summary() []string {
 	var out []string
 	var oldest *TableCondition
-	carried, made, missing := 0, 0, 0
+	carried, undated, made, missing := 0, 0, 0, 0
 	for i, t := range c.Tables {
 		switch {
 		case t.Lacks != "":
 			missing++
 		case t.Carried:
 			carried++
+		case t.Undated:
+			undated++
 		case t.Last != nil:
 			made++
 			if oldest == nil || t.Last.Before(*oldest.Last) {
@@ -282,7 +314,10 @@ func (c Condition) Summary() []string {
 			}
 		}
 	}
-	text := fmt.Sprintf("statistics  %d tables analyzed, %d carried over, %d without", made, carried, missing)
+	text := fmt.Sprintf("statistics  %d tables analyzed, %d carried over, %d without", made+undated, carried, missing)
+	if undated > 0 {
+		text += fmt.Sprintf("; of %d the server does not know when", undated)
+	}
 	if oldest != nil {
 		age, _ := oldest.Age(c.At)
 		text += fmt.Sprintf("; the oldest are %s (%s)", ago(age), oldest.Table)

@@ -56,7 +56,7 @@ func TestStalledCopy(t *testing.T) {
 		pgtest.Exec(t, newURL, advice)
 		m.stall = time.Minute
 		if m.New.Major() >= 16 { // that was the first; now the other
-			m.stall = 2 * time.Second
+			m.stall = 5 * time.Second // long enough for the other to be copied
 			if _, err = m.Start(t.Context(), t.Context(), "copy"); !errors.Is(err, subscriber.ErrStalled) || strings.Contains(err.Error(), owner) {
 				t.Errorf("the copy of what is left: %v", err)
 			}

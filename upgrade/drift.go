@@ -1,7 +1,9 @@
 package upgrade
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -49,6 +51,9 @@ type driftMemo struct {
 	rewritten   []publisher.Table
 	at          time.Time
 	took        time.Duration
+	// locked is why the last attempt came to nothing, at since.
+	locked *schema.LockedError
+	since  time.Time
 }
 
 // A status that is repeated compares the schemas at most every driftEvery, and
@@ -59,15 +64,29 @@ const (
 	driftShare = 20
 )
 
+// statusPatience is how long a status waits for a relation that somebody alters. It
+// is repeated, and says where it could not look.
+const statusPatience = 2 * time.Second
+
+func (m *Move) lockPatience() time.Duration { return cmp.Or(m.hurry, statusPatience) }
+
 // recent compares the schemas, or returns an earlier comparison of this Move that
-// is recent enough for a status: a copy of it.
+// is recent enough for a status: a copy of it. Where a lock is in the way it gives up
+// early, with a *schema.LockedError, and does not try again for driftEvery.
 func (m *Move) recent(ctx context.Context) (*driftMemo, error) {
 	c := &m.compared
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.at.IsZero() || time.Since(c.at) > max(driftEvery, c.took*driftShare) {
+		if c.locked != nil && time.Since(c.since) <= driftEvery {
+			return nil, c.locked
+		}
 		began := time.Now()
-		differences, rewritten, err := m.compareSchemas(ctx)
+		differences, rewritten, err := m.compareSchemas(ctx, m.lockPatience())
+		c.locked = nil
+		if errors.As(err, &c.locked) {
+			c.since = time.Now()
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -124,7 +143,7 @@ func drifted(f schema.Fix) Drifted {
 func (m *Move) forget() {
 	m.compared.mu.Lock()
 	defer m.compared.mu.Unlock()
-	m.compared.at = time.Time{}
+	m.compared.at, m.compared.locked = time.Time{}, nil
 }
 
 func (m *Move) fixes(ctx context.Context, differences []schema.Difference) ([]schema.Fix, error) {
@@ -160,6 +179,7 @@ func (m *Move) dumped(ctx context.Context, archive *schema.Archive) error {
 		b = schema.NewBaseline()
 	}
 	b.Dump(archive.Fingerprint())
+	b.Bring(archive.Objects())
 	defer m.forget()
 	return state.SetBaseline(ctx, m.New, b)
 }
@@ -182,14 +202,14 @@ func (m *Move) restored(ctx context.Context, whole bool) error {
 
 // SchemaDiff lists what differs between the schemas of both servers.
 func (m *Move) SchemaDiff(ctx context.Context) ([]schema.Difference, error) {
-	differences, _, err := m.compareSchemas(ctx)
+	differences, _, err := m.compareSchemas(ctx, 0)
 	return differences, err
 }
 
 // compareSchemas lists what differs, and the tables in scope that old has written
 // anew since they were copied.
-func (m *Move) compareSchemas(ctx context.Context) ([]schema.Difference, []publisher.Table, error) {
-	old, new, err := m.fingerprints(ctx)
+func (m *Move) compareSchemas(ctx context.Context, patience time.Duration) ([]schema.Difference, []publisher.Table, error) {
+	old, new, err := m.fingerprints(ctx, patience)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -240,11 +260,11 @@ func rewrittenText(tables []publisher.Table) string {
 		"; if it was ALTER TABLE with new values (ALTER COLUMN ... TYPE ... USING), the rows differ on new"
 }
 
-// fingerprints reads both servers at the same time.
-func (m *Move) fingerprints(ctx context.Context) (old, new []schema.Object, err error) {
+// fingerprints reads both servers at the same time; see [schema.FingerprintWithin].
+func (m *Move) fingerprints(ctx context.Context, patience time.Duration) (old, new []schema.Object, err error) {
 	both, ctx := errgroup.WithContext(ctx)
-	both.Go(func() (err error) { old, err = schema.Fingerprint(ctx, m.Old); return err })
-	both.Go(func() (err error) { new, err = schema.Fingerprint(ctx, m.New); return err })
+	both.Go(func() (err error) { old, err = schema.FingerprintWithin(ctx, m.Old, patience); return err })
+	both.Go(func() (err error) { new, err = schema.FingerprintWithin(ctx, m.New, patience); return err })
 	err = both.Wait()
 	return old, new, err
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/state"
 )
 
@@ -26,7 +27,24 @@ func (m *Move) drifts(ctx context.Context, s *Status, next string, more bool) (e
 	if err == nil && len(s.Drift.Rewritten) > 0 {
 		s.Warnings = append(s.Warnings, rewrittenText(s.Drift.Rewritten))
 	}
-	return err
+	return s.notCompared(err)
+}
+
+// notCompared lets a status say all else when a lock kept it from comparing the
+// schemas.
+func (s *Status) notCompared(err error) error {
+	if !pg.IsCode(err, pg.LockNotAvailable) {
+		return err
+	}
+	s.Warnings = append(s.Warnings, "the schemas were not compared: "+err.Error())
+	return nil
+}
+
+// lockedSequences warns that a lock kept a status from reading the sequences.
+func (s *Status) lockedSequences() {
+	if s.Condition.Locked != "" {
+		s.Warnings = append(s.Warnings, s.Condition.Locked)
+	}
 }
 
 // notDone says why a cutover cannot begin before start has come to its end.
@@ -42,6 +60,9 @@ func (m *Move) notDone(s *Status, next string) []string {
 // older: a status is repeated every two seconds.
 func (m *Move) statusGates(ctx context.Context) error {
 	seen, err := m.recent(ctx)
+	if pg.IsCode(err, pg.LockNotAvailable) {
+		return errors.Join(m.gatesTo(ctx, state.Forward, true), err)
+	}
 	if err != nil {
 		return err
 	}

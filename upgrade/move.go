@@ -32,8 +32,9 @@ type Options struct {
 	Cutover           cutover.Settings
 	Traffic           []traffic.Driver
 	Hooks             traffic.Hooks
-	WALWarn           int64 // bytes of retained WAL that status warns about, 0 for never
-	FailoverPaused    bool  // the operator has paused the failover of old's standbys
+	WALWarn           int64         // bytes of retained WAL that status warns about, 0 for never
+	WALSample         time.Duration // how long check watches the growth of WAL, 0 for a second
+	FailoverPaused    bool          // the operator has paused the failover of old's standbys
 	// NewFailoverPaused says the same of new's, for a rollback.
 	NewFailoverPaused bool
 	// Ignore are the IDs of findings that do not keep the move from starting.
@@ -62,6 +63,7 @@ type Move struct {
 	compared driftMemo
 	halted   stoppedMemo
 	stall    time.Duration // subscriber.CopyWatch.Stall
+	hurry    time.Duration // instead of statusPatience
 }
 
 // Open connects to both servers.
@@ -182,7 +184,7 @@ func (m *Move) pair() *preflight.Pair {
 		Old: m.Old, New: m.New, Scope: m.scope,
 		Settings: preflight.Settings{
 			SyncWorkers: syncWorkers, Databases: m.Options.Beside, Family: m.Options.Family,
-			WALWarn: m.Options.WALWarn, Pause: m.Options.Cutover.MaxPause,
+			WALWarn: m.Options.WALWarn, Sample: m.Options.WALSample, Pause: m.Options.Cutover.MaxPause,
 			FailoverPaused: m.Options.FailoverPaused, Rollback: m.Options.Cutover.WayBack, TerminateBlockers: m.Options.Cutover.TerminateAfter > 0,
 			ClosedDisconnects: m.Options.Cutover.OnClosed == fence.Disconnect, InFreeze: m.inFreeze,
 		},

@@ -320,8 +320,13 @@ func (r *remover) emptyNew(ctx context.Context) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	// What old has dropped since start is the move's all the same.
+	known, err := r.baseline(ctx)
+	if err != nil {
+		return nil, err
+	}
 	return nil, schema.Remove(ctx, r.New, before, schema.RemoveOptions{
-		Ours: ours, Force: r.options.Force, Guard: notInUse, Progress: func(text string) { step.Progress(ctx, "%s", text) },
+		Ours: ours, Known: known, Force: r.options.Force, Guard: notInUse, Progress: func(text string) { step.Progress(ctx, "%s", text) },
 	})
 }
 

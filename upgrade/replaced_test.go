@@ -35,9 +35,9 @@ insert into public.upper values (1, 'x');
 create table public.vacuumed (id integer primary key)`
 
 const namesakeRowsSQL = `
-select concat_ws('|', (select string_agg(i::text, ' ' order by id) from public.item i), (select string_agg(a::text, ' ') from public.a),
-                 (select string_agg(b::text, ' ') from public.b), (select string_agg(format('%s %s %s', id, t, u), ' ') from public.c),
-                 (select string_agg(p::text, ' ') from public.parted p), (select string_agg(k::text, ' ') from public.called k))`
+select concat_ws('|', (select string_agg(i::text, ' ' order by id) from public.item i), (select string_agg(a::text, ' ' order by a::text) from public.a),
+                 (select string_agg(b::text, ' ' order by b::text) from public.b), (select string_agg(format('%s %s %s', id, t, u), ' ' order by id) from public.c),
+                 (select string_agg(p::text, ' ' order by p::text) from public.parted p), (select string_agg(k::text, ' ' order by k::text) from public.called k))`
 
 // Tables and columns of old that have only the name of those that were copied
 // keep a cutover from beginning, whatever else is brought in line, until their

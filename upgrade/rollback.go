@@ -61,7 +61,7 @@ func (m *Move) afterCutover(ctx context.Context, s *Status) error {
 		return err
 	}
 	s.NotGoingBack, err = m.NotGoingBack(ctx)
-	if err != nil {
+	if err := s.notCompared(err); err != nil {
 		return err
 	}
 	s.Verdict.CanGoBack = m.canGoBack(s)
@@ -78,6 +78,7 @@ func (m *Move) condition(ctx context.Context, s *Status) {
 		return
 	}
 	s.Condition = &c
+	s.lockedSequences()
 }
 
 // canGoBack answers the question, and what it would cost.

@@ -20,6 +20,8 @@ func (m *Move) fillRunbook(p *Plan, start *startPlan) {
 			fmt.Sprintf("old is %s, new is %s. These are the statements that pgcutover runs, in their order; whoever follows them by hand does the same move.", m.Old.Address(), m.New.Address()),
 			"Numbers, names and sequences' values are those of the moment at which this was printed: print the part of the cutover again just before it. A step is done when each of its answers is as it says; when one is not, undo the steps so far, the last one first.",
 			"The statements of one session are to be run in one and the same session. Times are estimates from sizes in the catalogs and assumed rates, not measurements.",
+			fmt.Sprintf("The shell's variables OLD and NEW are the connection strings, as keywords and values, since one session adds a keyword: %s; %s. Passwords belong in ~/.pgpass.",
+				direct(m.Old), direct(m.New)),
 		},
 		Parts: []step.Part{
 			{Name: "start", Title: "Start: new follows old", About: "Nobody waits for anything. What is done here is taken back by the part Abort.", Entries: p.Start},
@@ -51,6 +53,11 @@ func (m *Move) peer(s *pg.Server) string {
 	if endpoint.PeerURL != "" {
 		return "what " + string(s.Side()) + ".peer_url says"
 	}
+	return direct(s)
+}
+
+// direct is how the tool reaches a server, as keywords and values.
+func direct(s *pg.Server) string {
 	host, port, database := s.Endpoint()
 	return fmt.Sprintf("host=%s port=%d dbname=%s user=%s", host, port, database, s.User())
 }

@@ -276,6 +276,7 @@ func (m *Move) readiness(ctx context.Context, s *Status) error {
 		return err
 	}
 	s.Condition = &condition
+	s.lockedSequences()
 	for _, t := range condition.Tables {
 		if t.Lacks != "" {
 			s.NoStats = append(s.NoStats, t.Table)

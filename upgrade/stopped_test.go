@@ -22,7 +22,7 @@ create table public.lost (id integer primary key)`
 func untilStatus(t *testing.T, m *Move, what string, wanted func(Status) bool) Status {
 	t.Helper()
 	var last Status
-	err := pg.Wait(t.Context(), what, 200*time.Millisecond, 40*time.Second, nil, func(context.Context) (bool, string, error) {
+	err := pg.Wait(t.Context(), what, 200*time.Millisecond, time.Minute, nil, func(context.Context) (bool, string, error) {
 		var err error
 		last, err = m.Status(t.Context())
 		return err == nil && wanted(last), "", err

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgcutover/pgcutover/internal/hint"
 	"github.com/pgcutover/pgcutover/internal/pg"
@@ -101,6 +102,7 @@ func (y *schemaSync) early(ctx context.Context, r *syncRound, c *chosen) error {
 	}
 	for _, do := range []func() error{
 		func() error { return run(func(f schema.Fix) []string { return f.Drop }) },
+		func() error { return y.loosen(ctx, conn, r) },
 		func() error { return c.restore(ctx, y, schema.Tables) },
 		func() error {
 			return run(func(f schema.Fix) []string {
@@ -117,6 +119,60 @@ func (y *schemaSync) early(ctx context.Context, r *syncRound, c *chosen) error {
 		}
 	}
 	return nil
+}
+
+// loosen makes new take rows that lack what it still has.
+func (y *schemaSync) loosen(ctx context.Context, conn *pgx.Conn, r *syncRound) error {
+	for _, f := range r.fixes {
+		if f.Contract {
+			if err := y.apply(ctx, conn, f, f.Loosen); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// waitedFor returns those renames without which the stream does not go on: the
+// first transaction that new has not applied has the new name. ALTER TABLE lets
+// nobody write at the same time, so that no later one has the former name. The
+// apply worker has to be stopped.
+func (y *schemaSync) waitedFor(ctx context.Context, fixes []schema.Fix) ([]schema.Fix, error) {
+	var at Stopped
+	if err := y.stoppedApply(ctx, &at, y.first(), y.Old, y.New); err != nil {
+		return nil, err
+	}
+	var out []schema.Fix
+	for _, f := range fixes {
+		in, table, column, renames := f.Renamed()
+		if renames && slices.ContainsFunc(at.Reasons, func(r subscriber.Reason) bool {
+			return r.Drift && r.Schema == in && r.Table == table && (column == "" || slices.Contains(r.Missing, column))
+		}) {
+			out = append(out, f)
+		}
+	}
+	return out, nil
+}
+
+// renameWaitedFor carries these out, and reports whether there were any. What is
+// left of the round is for the next one, which sees what a former name has hidden:
+// until then nothing can be waited for.
+func (y *schemaSync) renameWaitedFor(ctx context.Context, r *syncRound) (renamed bool, err error) {
+	err = y.paused(ctx, func() error {
+		waited, err := y.waitedFor(ctx, r.fixes)
+		if renamed = len(waited) > 0; err != nil || !renamed {
+			return err
+		}
+		r.fixes = waited
+		return y.contract(ctx, r)
+	})
+	if err != nil || !renamed {
+		return renamed, err
+	}
+	if err := y.subscribe(ctx); err != nil {
+		return true, err
+	}
+	return true, y.settle(ctx, r)
 }
 
 // contract takes away what old has taken away.
@@ -176,16 +232,28 @@ func (y *schemaSync) apply(ctx context.Context, conn *pgx.Conn, f schema.Fix, st
 		}
 		for _, sql := range slices.Concat(before, statements) {
 			if _, err := tx.Exec(ctx, sql); err != nil {
-				return fmt.Errorf("running %q on the new server: %w", sql, y.New.Redacted(err))
+				return fmt.Errorf("running %q on the new server: %w", sql, y.New.Redacted(withDetail(err)))
 			}
 		}
 		return nil
 	})
 	if err != nil {
-		return hint.With(fmt.Errorf("bringing %s in line: %w", f.Difference.Object(), err),
-			"what was done before stays; mend this by hand on the new server, then run: pgcutover start --sync-schema")
+		next := "what was done before stays; mend this by hand on the new server, then run: pgcutover start --sync-schema"
+		if pg.IsCode(err, pg.UndefinedObject) {
+			next = "when it is a role that was made on old since start: pgcutover check prints the statement for the new server (roles.missing); " + next
+		}
+		return hint.With(fmt.Errorf("bringing %s in line: %w", f.Difference.Object(), err), next)
 	}
 	return nil
+}
+
+// withDetail adds what names the object that is in the way.
+func withDetail(err error) error {
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) && refused.Detail != "" {
+		return fmt.Errorf("%w: %s", err, refused.Detail)
+	}
+	return err
 }
 
 // each runs statements that cannot be in one transaction.

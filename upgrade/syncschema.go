@@ -159,7 +159,7 @@ func (y *schemaSync) enabled(ctx context.Context) error {
 }
 
 func (y *schemaSync) look(ctx context.Context) (*syncRound, error) {
-	old, new, err := y.fingerprints(ctx)
+	old, new, err := y.fingerprints(ctx, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -266,6 +266,9 @@ func (y *schemaSync) round(ctx context.Context, r *syncRound) error {
 	switch takesAway := slices.ContainsFunc(r.fixes, contract); {
 	case takesAway && !applied:
 		// What comes late may be what new waits for; the next round tries again.
+		if renamed, err := y.renameWaitedFor(ctx, r); err != nil || renamed {
+			return err
+		}
 		early := len(r.fixes)
 		if r.fixes = slices.DeleteFunc(r.fixes, contract); len(r.fixes) == 0 {
 			return y.behind(early)
@@ -371,9 +374,11 @@ func (y *schemaSync) seen(ctx context.Context) (all bool, err error) {
 			if err != nil {
 				return false, "", err
 			}
-			received, err := pglogrepl.ParseLSN(worker.Received)
-			if err != nil {
-				return false, "", fmt.Errorf("reading the apply worker's position: %w", err)
+			received := lag.Replayed
+			if worker.Received != "" { // which it is while no worker is there, or has only begun
+				if received, err = pglogrepl.ParseLSN(worker.Received); err != nil {
+					return false, "", fmt.Errorf("reading the apply worker's position: %w", err)
+				}
 			}
 			if further := max(lag.Replayed, received); further > last {
 				last, moved = further, time.Now()
@@ -394,6 +399,11 @@ func (y *schemaSync) settle(ctx context.Context, r *syncRound) error {
 	if r.baseline == nil {
 		return nil
 	}
+	brought, err := schema.Inventory(ctx, y.Old)
+	if err != nil {
+		return err
+	}
+	r.baseline.Bring(brought)
 	if !y.whole {
 		r.baseline.Remade(r.old, r.fixes)
 		return state.SetBaseline(ctx, y.New, r.baseline)

@@ -59,11 +59,13 @@ func (m *Move) WarmBeforeCutover(ctx context.Context) (warmup.Round, error) {
 	if bound <= 0 {
 		return warmup.Round{}, nil
 	}
-	end := time.Now().Add(bound)
+	// Of a server that is silent the sessions take two seconds to be given up.
+	work := bound - min(2*time.Second, bound/4)
+	end := time.Now().Add(work)
 	limit, cancel := context.WithDeadlineCause(ctx, end, errWarmEnough)
 	defer cancel()
 	o := m.warmOptions()
-	o.Total = bound * 9 / 10 // what is under way then is to end in time
+	o.Total = work * 9 / 10 // what is under way then is to end in time
 	hot := warmup.HotSetOptions{Bound: bound / 3}
 	if bound < shortRound {
 		hot.Sample = bound / 5

@@ -25,7 +25,7 @@ func TestKeepWarmUntilDecided(t *testing.T) {
 		m.Options.WarmBeforeCutover = bound
 		began := time.Now()
 		r, err := m.WarmBeforeCutover(t.Context())
-		if err != nil || time.Since(began) > 15*time.Second {
+		if err != nil || time.Since(began) > time.Minute {
 			t.Errorf("bound %s: %v after %s", bound, err, time.Since(began))
 		}
 		if bound == time.Nanosecond && (len(r.Problems) != 1 || !strings.Contains(r.Problems[0], "was over")) {
