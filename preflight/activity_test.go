@@ -127,7 +127,7 @@ func pid(c *pgx.Conn) string { return fmt.Sprintf("session %d", c.PgConn().PID()
 func TestVacuum(t *testing.T) {
 	eachPair(t, func(t *testing.T, majors pgtest.Pair) {
 		p := newPair(t, majors)
-		pgtest.Exec(t, p.oldURL, `create table "va c" as select generate_series(1, 50000) as a; delete from "va c" where a % 2 = 0`)
+		pgtest.Exec(t, p.oldURL, `create table "va c" with (autovacuum_enabled = false) as select generate_series(1, 50000) as a; delete from "va c" where a % 2 = 0`)
 		none(t, check(t, "vacuum", p.Pair))
 		c := session(t, p.oldURL)
 		exec(t, c, `set vacuum_cost_delay = '100ms'; set vacuum_cost_limit = 1`)
@@ -139,7 +139,7 @@ func TestVacuum(t *testing.T) {
 		}()
 		t.Cleanup(cancel)
 		var found []Finding
-		err := pg.Wait(t.Context(), "the vacuum", 10*time.Millisecond, 20*time.Second, nil, func(context.Context) (bool, string, error) {
+		err := pg.Wait(t.Context(), "the vacuum", 10*time.Millisecond, time.Minute, nil, func(context.Context) (bool, string, error) {
 			found = check(t, "vacuum", p.Pair)
 			return len(found) > 0, "", nil
 		})
@@ -292,7 +292,7 @@ func stream(t *testing.T, url, application, command string) func() {
 	}
 	wait := func(n int64) {
 		t.Helper()
-		err := pg.Wait(context.WithoutCancel(t.Context()), "walsenders called "+application, 10*time.Millisecond, 10*time.Second, nil, func(context.Context) (bool, string, error) {
+		err := pg.Wait(context.WithoutCancel(t.Context()), "walsenders called "+application, 10*time.Millisecond, time.Minute, nil, func(context.Context) (bool, string, error) {
 			return pgtest.Value[int64](t, url, `select count(*) from pg_stat_replication where application_name = $1 and state in ('catchup', 'streaming')`, application) == n, "", nil
 		})
 		if err != nil {
@@ -466,7 +466,7 @@ func TestSynchronizedStandby(t *testing.T) {
 // settled waits for a reload to arrive in the sessions of the pool.
 func settled(t *testing.T, p *Pair, standbys int) {
 	t.Helper()
-	err := pg.Wait(t.Context(), "the setting to arrive", 10*time.Millisecond, 10*time.Second, nil, func(context.Context) (bool, string, error) {
+	err := pg.Wait(t.Context(), "the setting to arrive", 10*time.Millisecond, time.Minute, nil, func(context.Context) (bool, string, error) {
 		return len(gate(t, "standbys", p)) == standbys, "", nil
 	})
 	if err != nil {

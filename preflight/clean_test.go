@@ -160,7 +160,7 @@ func TestManyTables(t *testing.T) {
 		}
 	}
 	t.Logf("%d tables: %v in all, the slowest check is %s with %v", tables, took.Round(time.Millisecond), slowest.ID, slowest.Took.Round(time.Millisecond))
-	if took > 10*time.Second {
+	if took > time.Minute {
 		t.Errorf("checking %d tables took %v", tables, took)
 	}
 	found := 0

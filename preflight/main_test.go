@@ -58,7 +58,7 @@ func pairOf(t *testing.T, oldURL, newURL string) *Pair {
 	t.Helper()
 	return &Pair{
 		Old: open(t, pg.Old, oldURL, ""), New: open(t, pg.New, newURL, ""),
-		Settings: Settings{Rollback: true, PeerTimeout: 3 * time.Second, Sample: 10 * time.Millisecond},
+		Settings: Settings{Rollback: true, PeerTimeout: 10 * time.Second, Sample: 10 * time.Millisecond},
 	}
 }
 

@@ -373,11 +373,11 @@ func TestForcedRowSecurity(t *testing.T) {
 			return
 		}
 		f := only(t, found, "row-security.apply", `"t"`)
-		if f.Severity != Blocker || f.Server != "new" {
+		if f.Severity != Blocker || f.Server != "new" || f.FixKind != FixAction {
 			t.Errorf("got %+v", f)
 		}
 		role(t, p.newURL, "app_owner", "nologin")
-		only(t, check(t, "row-security", p.Pair), "row-security.apply", "")
+		f = only(t, check(t, "row-security", p.Pair), "row-security.apply", "")
 		mend(t, p.newURL, f)
 		none(t, check(t, "row-security", p.Pair))
 	})

@@ -108,7 +108,7 @@ func testPeerRefusals(t *testing.T, majors pgtest.Pair, older *pgserver.Cluster)
 		{"no login", pgtest.WithUser(t, oldURL, "nologin", "n"), "peer.role", `ALTER ROLE "nologin" LOGIN`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p := &Pair{Old: open(t, pg.Old, oldURL, c.peer), New: newer, Settings: Settings{PeerTimeout: 2 * time.Second}}
+			p := &Pair{Old: open(t, pg.Old, oldURL, c.peer), New: newer, Settings: Settings{PeerTimeout: 10 * time.Second}}
 			found := check(t, "peer", p)
 			f := only(t, found, c.id, "from the new server to the old one")
 			if f.Severity != Blocker || f.Server != "new" || !strings.Contains(f.Fix, c.fix) {
@@ -135,7 +135,7 @@ func testPeerReached(t *testing.T, majors pgtest.Pair, older *pgserver.Cluster) 
 		t.Run(name, func(t *testing.T) {
 			p := &Pair{
 				Old: open(t, pg.Old, oddURL, peer), New: open(t, pg.New, newURL, ""),
-				Settings: Settings{Rollback: true, PeerTimeout: 5 * time.Second},
+				Settings: Settings{Rollback: true, PeerTimeout: 10 * time.Second},
 			}
 			none(t, check(t, "peer", p))
 		})

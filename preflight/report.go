@@ -83,7 +83,9 @@ func Run(ctx context.Context, pair *Pair, checks []Check, jobs int) (Report, err
 	if err := context.Cause(ctx); err != nil {
 		return Report{}, fmt.Errorf("checking the servers: %w", err)
 	}
-	return newReport(results, slices.Concat(found...)), nil
+	all := slices.Concat(found...)
+	openSessions(ctx, pair, all)
+	return newReport(results, all), nil
 }
 
 // docsBase is where the pages about findings are: one for each group, with a
@@ -144,15 +146,22 @@ func (r Report) WriteText(w io.Writer) error {
 	ordered := slices.Clone(r.Findings)
 	rank := map[Severity]int{Blocker: 0, Warning: 1, Note: 2}
 	groups := Groups()
+	first := map[kind]int{} // one query may find several kinds, ordered by object
+	for i, f := range ordered {
+		if _, seen := first[kindOf(f)]; !seen {
+			first[kindOf(f)] = i
+		}
+	}
 	slices.SortStableFunc(ordered, func(a, b Finding) int {
 		return cmp.Or(
 			cmp.Compare(rank[a.Severity], rank[b.Severity]),
-			cmp.Compare(slices.Index(groups, a.Group), slices.Index(groups, b.Group)))
+			cmp.Compare(slices.Index(groups, a.Group), slices.Index(groups, b.Group)),
+			cmp.Compare(first[kindOf(a)], first[kindOf(b)]))
 	})
 	var b strings.Builder
 	for len(ordered) > 0 {
 		same := 1
-		for same < len(ordered) && alike(ordered[0], ordered[same]) {
+		for same < len(ordered) && kindOf(ordered[0]) == kindOf(ordered[same]) {
 			same++
 		}
 		writeKind(&b, ordered[:same])
@@ -170,8 +179,14 @@ func (r Report) WriteText(w io.Writer) error {
 	return nil
 }
 
-func alike(a, b Finding) bool {
-	return a.ID == b.ID && a.Severity == b.Severity && a.Server == b.Server && a.Database == b.Database && a.Why == b.Why
+// kind is what findings that are told together have in common.
+type kind struct {
+	id, server, database, why string
+	severity                  Severity
+}
+
+func kindOf(f Finding) kind {
+	return kind{id: f.ID, server: f.Server, database: f.Database, why: f.Why, severity: f.Severity}
 }
 
 // writeKind writes findings that are alike: the consequence once, then each.

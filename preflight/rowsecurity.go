@@ -95,12 +95,17 @@ func forcedFindings(ctx context.Context, s *pg.Server, forced []rowSecurityRow) 
 		if on || (!exists && r.OwnerPasses) {
 			continue
 		}
-		found = append(found, Finding{
+		f := Finding{
 			ID: "row-security.apply", Severity: Blocker, Server: string(s.Side()), Object: r.name(),
 			Seen: fmt.Sprintf("FORCE ROW LEVEL SECURITY, owner %s", quote(r.Owner)),
 			Why:  "The apply worker acts as the owner and refuses such a table: the stream stops at its first row.",
-			Fix:  fmt.Sprintf("ALTER ROLE %s BYPASSRLS; -- on new, until the move is complete", quote(r.Owner)), FixKind: FixSQL,
-		})
+		}
+		sql := fmt.Sprintf("ALTER ROLE %s BYPASSRLS; -- on new, until the move is complete", quote(r.Owner))
+		if f = f.mended(sql); !exists {
+			f = f.told("let start make the role, with its password: pgcutover start --until roles --ignore row-security.apply\n" +
+				"then, on new: " + makeWritable + sql)
+		}
+		found = append(found, f)
 	}
 	return found, nil
 }

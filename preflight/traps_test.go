@@ -101,7 +101,7 @@ func (w *world) again(t *testing.T) *world {
 // connect opens the tool's connections anew, after a restart too.
 func (w *world) connect(t *testing.T) {
 	t.Helper()
-	settings := Settings{Rollback: true, PeerTimeout: 3 * time.Second, Sample: 10 * time.Millisecond}
+	settings := Settings{Rollback: true, PeerTimeout: 10 * time.Second, Sample: 10 * time.Millisecond}
 	if w.Pair != nil {
 		settings = w.Settings
 		w.Old.Close()
