@@ -45,7 +45,9 @@ type AnalyzeOptions struct {
 	// tables that have no statistics at all: others would lose good statistics
 	// for poor ones meanwhile, and small ones get the last target at once, as
 	// soon as the big ones have the first. Of parents only the first and the last
-	// are done.
+	// are done, and so they are of all tables as long as the stages are those of
+	// Stages() and no more big tables have none than there are Jobs: the last
+	// stage of each begins as soon as the small tables are done.
 	Stages []Stage
 	// Small is up to which size of the main fork, in bytes, a table is small; of a
 	// partitioned table the partitions count. 0 means 16 MB, a negative number
@@ -124,7 +126,7 @@ func Analyze(ctx context.Context, s *pg.Server, o AnalyzeOptions) (AnalyzeReport
 	if len(o.Stages) == 0 {
 		o.Stages = Stages()
 	}
-	a := &analysis{server: s, options: o}
+	a := &analysis{server: s, options: o, all: true}
 	report, err := a.run(ctx, func(_ context.Context, _ *pgx.Conn, all []*relation) ([]*relation, error) {
 		inUsageOrder(all, o.Usage, biggestFirst)
 		return all, nil
@@ -177,6 +179,7 @@ func inUsageOrder(all []*relation, usage Usage, otherwise func([]*relation)) {
 type analysis struct {
 	server  *pg.Server
 	options AnalyzeOptions
+	all     bool    // whether or not there is need
 	only    []Table // none: all application tables
 	until   time.Time
 
@@ -249,7 +252,8 @@ func (a *analysis) look(ctx context.Context, choose func(context.Context, *pgx.C
 		return nil, err
 	}
 	defer endSession(ctx, conn)
-	found, err := survey(ctx, conn, a.server.Version(), a.options.Foreign)
+	// Who analyzes all of them needs not know which are empty.
+	found, err := surveyRows(ctx, conn, a.server.Version(), a.options.Foreign, a.all)
 	if err != nil {
 		return nil, err
 	}

@@ -155,17 +155,21 @@ func testTargets(t *testing.T, c *pgserver.Cluster) {
 	url := pgtest.Database(t, c)
 	pgtest.Exec(t, url,
 		"create table many as select g as n, g as tuned from generate_series(1, 20000) g",
+		"create table other as select 1 as a", // with two, one has to wait
 		"alter table many alter tuned set statistics 37",
 		fmt.Sprintf("alter database %s set default_statistics_target = 50", pgtest.Value[string](t, url, "select current_database()")))
 	s := open(t, url)
 	var sizes []string
 	look := func(p AnalyzeProgress) {
+		if p.Table.Name != "many" {
+			return
+		}
 		for _, name := range []string{"n", "tuned"} {
 			sizes = append(sizes, fmt.Sprintf("%s %s %d", p.Target, name, pgtest.Value[int](t, url,
 				"select array_length(histogram_bounds, 1) from pg_stats where tablename = 'many' and attname = $1", name)))
 		}
 	}
-	if _, err := Analyze(t.Context(), s, AnalyzeOptions{Progress: look, Small: -1}); err != nil {
+	if _, err := Analyze(t.Context(), s, AnalyzeOptions{Progress: look, Jobs: 1, Small: -1}); err != nil {
 		t.Fatal(err)
 	}
 	// A histogram of n parts has n + 1 bounds.
@@ -175,7 +179,7 @@ func testTargets(t *testing.T, c *pgserver.Cluster) {
 	}
 	// Good statistics are not replaced by poor ones.
 	sizes = nil
-	report, err := Analyze(t.Context(), s, AnalyzeOptions{Progress: look, Small: -1})
+	report, err := Analyze(t.Context(), s, AnalyzeOptions{Progress: look, Jobs: 1, Small: -1})
 	if got := strings.Join(sizes, ", "); err != nil || got != "default n 51, default tuned 38" {
 		t.Errorf("second time: %s, %v, %+v", got, err, report)
 	}
@@ -188,7 +192,7 @@ func waitForCollector(t *testing.T, url string) {
 	pgtest.Exec(t, url, "create table if not exists sentinel as select 1 as a", "analyze sentinel")
 	before := pgtest.Value[int](t, url, "select analyze_count from pg_stat_all_tables where relname = 'sentinel'")
 	pgtest.Exec(t, url, "analyze sentinel")
-	err := pg.Wait(t.Context(), "the statistics collector", 20*time.Millisecond, 10*time.Second, nil,
+	err := pg.Wait(t.Context(), "the statistics collector", 20*time.Millisecond, time.Minute, nil,
 		func(context.Context) (bool, string, error) {
 			return pgtest.Value[int](t, url, "select analyze_count from pg_stat_all_tables where relname = 'sentinel'") > before, "", nil
 		})
@@ -202,7 +206,7 @@ func waitForCollector(t *testing.T, url string) {
 // ended, which it may do only when that has gone.
 func waitForChanges(t *testing.T, url, table string, changes int) {
 	t.Helper()
-	err := pg.Wait(t.Context(), "the count of changes", 20*time.Millisecond, 10*time.Second, nil,
+	err := pg.Wait(t.Context(), "the count of changes", 20*time.Millisecond, time.Minute, nil,
 		func(context.Context) (bool, string, error) {
 			return pgtest.Value[int](t, url, "select n_mod_since_analyze from pg_stat_all_tables where relid = $1::regclass", table) == changes, "", nil
 		})
@@ -236,7 +240,7 @@ func testLocked(t *testing.T, c *pgserver.Cluster) {
 	pid, release := lock(t, url, `lock table "SHOP"."Order Items" in access exclusive mode`)
 	began := time.Now()
 	report, err := Analyze(t.Context(), s, AnalyzeOptions{LockTimeout: 200 * time.Millisecond, Attempts: 2})
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("it took %s", took)
 	}
 	if !errors.Is(err, ErrMissingStatistics) {
@@ -357,8 +361,8 @@ func testTimeBox(t *testing.T, c *pgserver.Cluster) {
 	pgtest.Exec(t, url, shop)
 	makeSlow(t, url)
 	began := time.Now()
-	report, err := Analyze(t.Context(), open(t, url), AnalyzeOptions{PerTable: 300 * time.Millisecond})
-	if took := time.Since(began); took > 5*time.Second {
+	report, err := Analyze(t.Context(), open(t, url), AnalyzeOptions{PerTable: 2 * time.Second})
+	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("it took %s", took)
 	}
 	if got := outcomes(report); !errors.Is(err, ErrMissingStatistics) || names(report.Missing) != "public.slow" || got[TimedOut] != 1 || got[Analyzed] != len(report.Tables)-1 {
@@ -394,7 +398,7 @@ func testCancelAnalyze(t *testing.T, c *pgserver.Cluster) {
 		ended <- err
 	}()
 	// One session is busy analyzing, the other one waits for the lock.
-	err := pg.Wait(t.Context(), "both sessions to be busy", 20*time.Millisecond, 20*time.Second, nil, func(context.Context) (bool, string, error) {
+	err := pg.Wait(t.Context(), "both sessions to be busy", 20*time.Millisecond, time.Minute, nil, func(context.Context) (bool, string, error) {
 		return pgtest.Value[bool](t, url, `select count(*) = 2 and count(*) filter (where wait_event_type = 'Lock') = 1
 			from pg_stat_activity where application_name = 'pgcutover/shop/analyze' and state = 'active' and datname = current_database()
 			and query like 'analyze%' and (query like '%events_1%' or query like '%slow%')`), "", nil
@@ -405,7 +409,7 @@ func testCancelAnalyze(t *testing.T, c *pgserver.Cluster) {
 	began := time.Now()
 	cancel(stop)
 	err = <-ended
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("it ended after %s", took)
 	}
 	if !errors.Is(err, stop) || errors.Is(err, ErrMissingStatistics) {

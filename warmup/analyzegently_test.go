@@ -48,7 +48,7 @@ func testGivesWay(t *testing.T, c *pgserver.Cluster) {
 		}
 		ended <- report
 	}()
-	err := pg.Wait(t.Context(), "ANALYZE", 20*time.Millisecond, 20*time.Second, nil, func(context.Context) (bool, string, error) {
+	err := pg.Wait(t.Context(), "ANALYZE", 20*time.Millisecond, time.Minute, nil, func(context.Context) (bool, string, error) {
 		return pgtest.Value[bool](t, url, `select exists (select 1 from pg_locks where relation = 'slow'::regclass and mode = 'ShareUpdateExclusiveLock' and granted)`), "", nil
 	})
 	if err != nil {

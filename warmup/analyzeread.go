@@ -19,9 +19,13 @@ type TableStatistics struct {
 	Last *time.Time `json:"last_analyze,omitempty"`
 	// Auto tells that this one was autovacuum's.
 	Auto bool `json:"auto,omitempty"`
-	// Carried tells that there are statistics and the server remembers no
-	// ANALYZE: they were carried over from another server, or it has forgotten.
+	// Carried tells that there are statistics and the server, of 18 or later,
+	// remembers no ANALYZE: they were carried over from another server, or it has
+	// forgotten.
 	Carried bool `json:"carried,omitempty"`
+	// Undated tells the same of an older server, to which nothing can be carried:
+	// it has forgotten, or, before 15, not heard of it yet.
+	Undated bool `json:"undated,omitempty"`
 	// Changed is how many rows were inserted, updated and deleted since the last
 	// ANALYZE; of a partitioned table, in all partitions since theirs.
 	Changed int64 `json:"rows_changed"`
@@ -57,7 +61,8 @@ func ReadStatistics(ctx context.Context, s *pg.Server) ([]TableStatistics, error
 			Table: r.Table, Kind: r.Kind, Bytes: r.Bytes, Last: r.last(), Changed: r.Changed, Lacks: found.lacks[r.OID],
 		}
 		t.Auto = t.Last != nil && t.Last == r.ByVacuum
-		t.Carried = t.Last == nil && (r.Own || r.Inherited) && (r.Kind != PartitionedTable || s.Version() >= 140000)
+		undated := t.Last == nil && (r.Own || r.Inherited) && (r.Kind != PartitionedTable || s.Version() >= 140000)
+		t.Carried, t.Undated = undated && CanCarry(s), undated && !CanCarry(s)
 		if r.Kind == PartitionedTable {
 			t.Bytes = r.tree(found.known)
 			for _, oid := range r.descendants(found.known) {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -47,24 +46,16 @@ func (a *analysis) forbid(ctx context.Context, sessions *sessions, chosen []*rel
 //  2. the last stage of the small ones, and then the other stages of the big ones;
 //  3. the last stage of parents, which look into all that is below them;
 //  4. what was locked, again.
+//
+// No session waits for the others between these, see queue.
 func (a *analysis) stages(ctx context.Context, sessions *sessions, chosen []*relation) error {
-	work := a.work(chosen)
-	a.total = len(work.first) + len(work.big) + len(work.small) + len(work.parents)
-	leaves, trees := a.apart(work.first)
-	if err := a.lanes(ctx, sessions, leaves, nil); err != nil {
+	w := a.work(chosen)
+	a.total = len(w.first) + len(w.big) + len(w.small) + len(w.parents)
+	q := a.newQueue(slices.Concat(w.big, w.parents), slices.Concat(w.first, w.small), len(w.small)/2)
+	if err := a.lanes(ctx, sessions, q, a.early(w)); err != nil {
 		return err
 	}
-	if err := a.trees(ctx, sessions, trees); err != nil {
-		return err
-	}
-	if err := a.lanes(ctx, sessions, work.big, work.small); err != nil {
-		return err
-	}
-	_, trees = a.apart(work.parents)
-	if err := a.trees(ctx, sessions, trees); err != nil {
-		return err
-	}
-	return a.again(ctx, sessions, slices.Concat(work.big, work.small, work.parents))
+	return a.again(ctx, sessions, slices.Concat(w.big, w.small, w.parents))
 }
 
 // work is what is to be done.
@@ -76,33 +67,59 @@ func (a *analysis) work(chosen []*relation) work {
 	var w work
 	last := len(a.options.Stages) - 1
 	stages := make([][]task, last+1)
+	var rough []task // of parents
+	between := a.between(chosen)
 	for _, r := range chosen {
 		switch small := a.small(r); {
 		case a.outcome(r) == NotPermitted:
-		case len(r.children) > 0 || r.Kind == PartitionedTable:
+		case r.isParent():
 			w.parents = append(w.parents, task{r, last})
 			if !small && a.bare(r) && last > 0 && separate(a.server.Version(), r, r.descendants(a.known)) {
-				w.first = append(w.first, task{r, 0})
+				rough = append(rough, task{r, 0})
 			}
 		case small:
 			w.small = append(w.small, task{r, last})
 		default:
 			for i := range stages {
-				if i == last || a.bare(r) {
+				if i == last || a.bare(r) && (i == 0 || between) {
 					stages[i] = append(stages[i], task{r, i})
 				}
 			}
 		}
 	}
 	if last > 0 {
-		w.first = append(stages[0], w.first...)
+		w.first = append(stages[0], a.deepestFirst(rough)...)
 		stages = stages[1:]
 	}
-	w.big = slices.Concat(stages...)
+	w.big, w.parents = slices.Concat(stages...), a.deepestFirst(w.parents)
 	slices.SortStableFunc(w.small, func(x, y task) int { // what has statistics can wait
 		return cmp.Compare(btoi(a.lacks[x.OID] == ""), btoi(a.lacks[y.OID] == ""))
 	})
 	return w
+}
+
+// between tells whether the stages between the first and the last one are done:
+// always where the caller asks for stages of his own, otherwise where big tables
+// have to wait for the last one, since there are more of them than sessions.
+func (a *analysis) between(chosen []*relation) bool {
+	waiting := 0
+	for _, r := range chosen {
+		if !a.small(r) && a.bare(r) && !r.isParent() {
+			waiting++
+		}
+	}
+	return waiting > a.options.Jobs || !slices.Equal(a.options.Stages, Stages())
+}
+
+// early is how many sessions turn to big tables when half of the small ones are
+// done: where there are fewer big tables than sessions, some of these would have
+// nothing to do at the end.
+func (a *analysis) early(w work) int {
+	big := 0
+	for _, t := range w.big {
+		big += btoi(!a.isRough(t))
+	}
+	return min(max(a.options.Jobs-big, 0), big)
 }
 
 func btoi(b bool) int {
@@ -136,11 +153,7 @@ func (a *analysis) again(ctx context.Context, sessions *sessions, tasks []task) 
 			return nil
 		}
 		a.count -= len(left)
-		leaves, trees := a.apart(left)
-		if err := a.lanes(ctx, sessions, nil, leaves); err != nil {
-			return err
-		}
-		if err := a.trees(ctx, sessions, trees); err != nil {
+		if err := a.lanes(ctx, sessions, a.newQueue(nil, left, 0), 0); err != nil {
 			return err
 		}
 	}
@@ -150,24 +163,21 @@ func (a *analysis) again(ctx context.Context, sessions *sessions, tasks []task) 
 // late tells that the time of all is up.
 func (a *analysis) late() bool { return !a.until.IsZero() && time.Until(a.until) <= 0 }
 
-// apart parts tables with nothing below them from parents, which have to be done
-// after them: before 18, ANALYZE of a partitioned table goes on to the partitions,
-// and would wait there for the other sessions. Each inner list is for one session:
-// the parents of one tree, the deepest first, so that none is analyzed before what
-// is below it.
-func (a *analysis) apart(tasks []task) (leaves []task, lists [][]task) {
+// isParent tells that a table has, or may have, others below it.
+func (r *relation) isParent() bool { return r.Kind == PartitionedTable || len(r.children) > 0 }
+
+// deepestFirst orders the parents of each tree, in the place of its first one, so
+// that none comes before what is below it.
+func (a *analysis) deepestFirst(tasks []task) []task {
 	parents := map[uint32]*relation{}
 	for _, r := range a.known {
 		for _, child := range r.children {
 			parents[child] = r
 		}
 	}
+	var lists [][]task
 	trees, depths := map[uint32]int{}, map[uint32]int{}
 	for _, t := range tasks {
-		if t.Kind != PartitionedTable && len(t.children) == 0 {
-			leaves = append(leaves, t)
-			continue
-		}
 		root := t.relation
 		for parents[root.OID] != nil && depths[t.OID] < len(a.known) {
 			root = parents[root.OID]
@@ -184,20 +194,17 @@ func (a *analysis) apart(tasks []task) (leaves []task, lists [][]task) {
 	for _, list := range lists {
 		slices.SortStableFunc(list, func(x, y task) int { return cmp.Compare(depths[y.OID], depths[x.OID]) })
 	}
-	return leaves, lists
+	return slices.Concat(lists...)
 }
 
-// lanes works two lists off in all sessions, the second list before the first.
-// Only one of several sessions turns to the first list, of long work, when half of
-// the second is done, so that not one of them alone is busy at the end.
-func (a *analysis) lanes(ctx context.Context, sessions *sessions, long, short []task) error {
-	q := newQueue(long, short)
+// lanes works a queue off in all sessions, of which some turn early to its long
+// work.
+func (a *analysis) lanes(ctx context.Context, sessions *sessions, q *queue, early int) error {
 	g, ctx := errgroup.WithContext(ctx)
-	for i, se := range sessions.all[:min(len(sessions.all), len(long)+len(short))] {
-		early := i == 0 && len(sessions.all) > 1
+	for i, se := range sessions.all {
 		g.Go(func() error {
 			for {
-				t, ok := q.next(early)
+				t, ok := q.next(i < early)
 				if !ok {
 					return nil
 				}
@@ -205,28 +212,6 @@ func (a *analysis) lanes(ctx context.Context, sessions *sessions, long, short []
 				q.done(t, err)
 				if err != nil {
 					return err
-				}
-			}
-		})
-	}
-	return g.Wait()
-}
-
-// trees works lists off, each in one session.
-func (a *analysis) trees(ctx context.Context, sessions *sessions, lists [][]task) error {
-	g, ctx := errgroup.WithContext(ctx)
-	var next atomic.Int64
-	for _, se := range sessions.all[:min(len(sessions.all), len(lists))] {
-		g.Go(func() error {
-			for {
-				at := int(next.Add(1)) - 1
-				if at >= len(lists) {
-					return nil
-				}
-				for _, t := range lists[at] {
-					if err := a.one(ctx, se, t); err != nil {
-						return err
-					}
 				}
 			}
 		})

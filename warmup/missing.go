@@ -39,7 +39,9 @@ const (
 // statistics, ordered by name, each once. A partitioned table, like every parent
 // of an inheritance tree, is one of them when a descendant has rows and
 // statistics over the whole tree were never gathered; so is a table with an
-// object of CREATE STATISTICS for which no ANALYZE has gathered anything.
+// object of CREATE STATISTICS for which no ANALYZE has gathered anything, and one
+// with statistics of some of its columns only: those that an ANALYZE of the whole
+// table would add.
 //
 // The proof of statistics is a row in pg_stats, which a table's owner sees,
 // whether an ANALYZE has put it there or it was carried over from another
@@ -126,6 +128,7 @@ type inventory struct {
 	all   []*relation
 	known map[uint32]*relation
 	lacks map[uint32]string // what tables with rows have none of
+	bare  map[uint32]bare
 }
 
 func (i inventory) holes() []Hole {
@@ -141,17 +144,26 @@ func (i inventory) holes() []Hole {
 // survey looks at all application tables; foreign ones, if they are asked for,
 // are listed and never have holes.
 func survey(ctx context.Context, conn *pgx.Conn, version int, foreign bool) (inventory, error) {
+	return surveyRows(ctx, conn, version, foreign, false)
+}
+
+// surveyRows is survey; assume spares the look into tables: what has blocks and
+// was not counted is taken to have rows.
+func surveyRows(ctx context.Context, conn *pgx.Conn, version int, foreign, assume bool) (inventory, error) {
 	all, err := allRelations(ctx, conn, foreign)
 	if err != nil {
 		return inventory{}, err
 	}
 	found := inventory{all: all, known: byOID(all), lacks: map[uint32]string{}}
-	rows := rowFinder{conn: conn, known: map[uint32]bool{}, looked: map[uint32]bool{}}
+	rows := rowFinder{conn: conn, assume: assume, known: map[uint32]bool{}, looked: map[uint32]bool{}}
 	if err := rows.find(ctx, all); err != nil {
 		return inventory{}, err
 	}
 	objects, err := extendedObjects(ctx, conn, version)
 	if err != nil {
+		return inventory{}, err
+	}
+	if found.bare, err = bareColumns(ctx, conn, all); err != nil {
 		return inventory{}, err
 	}
 	gaps := found.gaps(objects, version)
@@ -182,6 +194,7 @@ func (i inventory) gaps(objects []extendedObject, version int) []gap {
 	var found []gap
 	for _, r := range i.all {
 		found = append(found, i.gapsOf(r, version)...)
+		found = append(found, i.bareGaps(r)...)
 	}
 	for _, o := range objects {
 		r := i.known[o.Relation]
@@ -224,6 +237,7 @@ func (i inventory) gapsOf(r *relation, version int) []gap {
 // rowFinder finds out which tables have rows.
 type rowFinder struct {
 	conn   *pgx.Conn
+	assume bool // that there are rows, where one would have to look
 	known  map[uint32]bool
 	looked map[uint32]bool // not only reckoned
 }
@@ -281,6 +295,12 @@ func (f *rowFinder) confirm(ctx context.Context, known map[uint32]*relation, gap
 
 // lookAt looks into tables, many at once.
 func (f *rowFinder) lookAt(ctx context.Context, tables []*relation) error {
+	if f.assume {
+		for _, r := range tables {
+			f.known[r.OID] = true
+		}
+		return nil
+	}
 	for some := range slices.Chunk(tables, probedTogether) {
 		if err := f.lookTogether(ctx, some); err != nil {
 			return err

@@ -57,9 +57,7 @@ func AnalyzePlan(ctx context.Context, from, s *pg.Server, o AnalyzeOptions) ([]A
 // inTurn is the order in which a single session works, see stages.
 func (a *analysis) inTurn(chosen []*relation) []task {
 	w := a.work(chosen)
-	first, firstTrees := a.apart(w.first)
-	_, trees := a.apart(w.parents)
-	return slices.Concat(first, slices.Concat(firstTrees...), w.small, w.big, slices.Concat(trees...))
+	return slices.Concat(w.first, w.small, w.big, w.parents)
 }
 
 // analyzeStatement is what session.analyze runs. Of a partitioned table it

@@ -29,6 +29,10 @@ type CarryOptions struct {
 	// since it was analyzed there; statistics of a table that changed more are
 	// not carried. 0 means 1: as many changes as rows.
 	Stale float64
+	// Answer is how long a server may take for one slice of the tables, or for its
+	// catalogs; 0 means 15 minutes. What is only slow ends by the session's
+	// statement_timeout before; this is for a server that says nothing any more.
+	Answer time.Duration
 	// Overwrite replaces statistics that the target has; without it they stay.
 	Overwrite bool
 }
@@ -36,6 +40,7 @@ type CarryOptions struct {
 func (o CarryOptions) withDefaults() CarryOptions {
 	o.Jobs = cmp.Or(max(o.Jobs, 0), 4)
 	o.LockTimeout = cmp.Or(max(o.LockTimeout, 0), 2*time.Second)
+	o.Answer = cmp.Or(max(o.Answer, 0), 15*time.Minute)
 	if o.Stale <= 0 {
 		o.Stale = 1
 	}

@@ -78,7 +78,7 @@ func fill(t *testing.T, c *pgserver.Cluster, types int) (admin, owner string) {
 // oddSettings give a database settings by which values look strange.
 func oddSettings(t *testing.T, url, interval, date, zone, bytes string) {
 	t.Helper()
-	for name, value := range map[string]string{"IntervalStyle": interval, "DateStyle": date, "TimeZone": zone, "bytea_output": bytes, "extra_float_digits": "-9"} {
+	for name, value := range map[string]string{"IntervalStyle": interval, "DateStyle": date, "TimeZone": zone, "bytea_output": bytes, "extra_float_digits": "-9", "array_nulls": "off", "quote_all_identifiers": "on"} {
 		pgtest.Exec(t, url, fmt.Sprintf(`do $$begin execute format('alter database %%I set %s = %%L', current_database(), '%s'); end$$`, name, value))
 	}
 }

@@ -1,6 +1,7 @@
 package warmup
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -33,6 +34,7 @@ var carryDetails = []struct {
 	{"many tables", carryMany},
 	{"no encoding", carryBytes},
 	{"cancelled", carryCancelled},
+	{"silent server", carrySilent},
 }
 
 // carryPair makes two databases of the cluster, and runs the statements on both.
@@ -436,6 +438,26 @@ func carryCancelled(t *testing.T, c *pgserver.Cluster) {
 	release()
 	noSessions(t, newURL)
 	noSessions(t, oldURL)
+}
+
+// carrySilent: a server that says nothing any more is not waited for without end.
+func carrySilent(t *testing.T, c *pgserver.Cluster) {
+	old, _, oldURL, newURL := carryPair(t, c, "create table t (n int)", "insert into t select generate_series(1, 100)")
+	pgtest.Exec(t, oldURL, "analyze")
+	proxy := pgtest.NewProxy(t, c.Addr())
+	new := openSide(t, pg.New, proxy.URL(t, newURL))
+	proxy.OnFrontend(func(_ int, _ byte, payload []byte) pgtest.Action {
+		if bytes.Contains(payload, []byte("pg_restore_attribute_stats")) {
+			proxy.Stall()
+		}
+		return pgtest.Forward
+	})
+	defer proxy.Restore(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if _, err := CarryStatistics(ctx, old, new, CarryOptions{Answer: time.Second, Stale: 1e6}); !errors.Is(err, errSilent) {
+		t.Errorf("error %v, want %v", err, errSilent)
+	}
 }
 
 func TestSliceSize(t *testing.T) {

@@ -3,6 +3,7 @@ package warmup
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -42,6 +43,8 @@ func (p *pair) close(ctx context.Context) {
 }
 
 func (c *carrying) open(ctx context.Context) (*pair, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, c.options.Answer, errSilent)
+	defer cancel()
 	p := &pair{}
 	var g errgroup.Group
 	g.Go(func() (err error) { p.from, err = c.from.Connect(ctx, "statistics", readSettings()); return err })
@@ -52,7 +55,7 @@ func (c *carrying) open(ctx context.Context) (*pair, error) {
 	}
 	if err != nil {
 		p.close(ctx)
-		return nil, fmt.Errorf("opening sessions to carry statistics: %w", err)
+		return nil, fmt.Errorf("opening sessions to carry statistics: %w", silent(ctx, err))
 	}
 	return p, nil
 }
@@ -88,11 +91,13 @@ func (c *carrying) run(ctx context.Context) error {
 		return err
 	}
 	defer first.close(ctx)
-	g, reading := errgroup.WithContext(ctx)
+	answer, cancel := context.WithTimeoutCause(ctx, c.options.Answer, errSilent)
+	defer cancel()
+	g, reading := errgroup.WithContext(answer)
 	g.Go(func() (err error) { c.old, err = readSide(reading, first.from, c.from); return err })
 	g.Go(func() (err error) { c.new, err = readSide(reading, first.to, c.to); return err })
 	if err := g.Wait(); err != nil {
-		return err
+		return silent(answer, err)
 	}
 	parcels := c.choose()
 	if len(parcels) == 0 {
@@ -101,7 +106,9 @@ func (c *carrying) run(ctx context.Context) error {
 	if err := c.work(ctx, first, parcels); err != nil {
 		return err
 	}
-	return c.retry(ctx, first)
+	retrying, end := context.WithTimeoutCause(ctx, c.options.Answer, errSilent)
+	defer end()
+	return silent(retrying, c.retry(retrying, first))
 }
 
 // slices are so many that every pair of sessions has several and that none fills
@@ -154,8 +161,25 @@ func (c *carrying) work(ctx context.Context, first *pair, parcels []*parcel) err
 	return g.Wait()
 }
 
+// errSilent is the cause of a context that waited for a server for too long.
+var errSilent = errors.New("a server has not answered for too long")
+
+// silent says in place of an error that the bound of ctx was its reason.
+func silent(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, errSilent) {
+		return cause
+	}
+	return err
+}
+
 // carry reads and writes the statistics of some tables.
 func (c *carrying) carry(ctx context.Context, p *pair, part []*parcel) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, c.options.Answer, errSilent)
+	defer cancel()
+	return silent(ctx, c.carrySlice(ctx, p, part))
+}
+
+func (c *carrying) carrySlice(ctx context.Context, p *pair, part []*parcel) error {
 	var relations []*statRelation
 	for _, t := range part {
 		relations = append(append(relations, t.old), t.indexes...)

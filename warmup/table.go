@@ -50,10 +50,14 @@ type relation struct {
 	Countable bool    // ANALYZE looks at a column: one that is stored, with a target other than 0
 	Own       bool    // has statistics of its own rows
 	Inherited bool    // has statistics of its rows and those of its descendants
+	Columns   int     // that ANALYZE may look at
 	Analyzed  bool    // the statistics collector remembers an ANALYZE
 	Changed   int64   // rows changed since the last ANALYZE
 	Live      int64   // rows, as the statistics collector counts them
 	Activity  int64   // rows read and written since the statistics were reset
+
+	OwnColumns  int // with statistics of the table's own rows
+	TreeColumns int // with statistics over its tree
 
 	ByHand    *time.Time // the last ANALYZE that the collector remembers
 	ByVacuum  *time.Time // the last one by autovacuum
@@ -76,9 +80,15 @@ with locked as (
        and l.database = (select d.oid from pg_database d where d.datname = current_database())
 ), stats as (
     select s.schemaname, s.tablename,
-           bool_or(s.inherited) as inherited, bool_or(not s.inherited) as own
+           bool_or(s.inherited) as inherited, bool_or(not s.inherited) as own,
+           count(*) filter (where s.inherited) as inherited_columns, count(*) filter (where not s.inherited) as own_columns
       from pg_stats s
      group by s.schemaname, s.tablename
+), columns as (
+    select a.attrelid, count(*) as columns
+      from pg_attribute a
+     where a.attnum > 0 and not a.attisdropped and coalesce(a.attstattarget, -1) <> 0
+     group by a.attrelid
 ), indexes as (
     select i.indrelid, sum(ic.relpages)::bigint as pages
       from pg_index i
@@ -99,6 +109,7 @@ select n.nspname, c.relname, c.oid, c.relkind::text,
                   and coalesce(a.attstattarget, -1) <> 0
                   and (not a.atthasdef or to_jsonb(a) ->> 'attgenerated' is distinct from 'v')),
        coalesce(stats.own, false), coalesce(stats.inherited, false),
+       coalesce(columns.columns, 0), coalesce(stats.own_columns, 0), coalesce(stats.inherited_columns, 0),
        pg_stat_get_last_analyze_time(c.oid) is not null or pg_stat_get_last_autoanalyze_time(c.oid) is not null,
        coalesce(pg_stat_get_mod_since_analyze(c.oid), 0),
        coalesce(pg_stat_get_live_tuples(c.oid), 0),
@@ -116,6 +127,7 @@ select n.nspname, c.relname, c.oid, c.relkind::text,
   join pg_namespace n on n.oid = c.relnamespace
   left join locked on locked.relation = c.oid
   left join stats on stats.schemaname = n.nspname and stats.tablename = c.relname
+  left join columns on columns.attrelid = c.oid
   left join indexes on indexes.indrelid = c.oid
  where (c.relkind in ('r', 'p', 'm') or $1::boolean and c.relkind = 'f')
    and c.relpersistence <> 't'
@@ -151,7 +163,8 @@ func scanRelation(row pgx.CollectableRow) (*relation, error) {
 	var r relation
 	var kind string
 	err := row.Scan(&r.Schema, &r.Name, &r.OID, &kind, &r.Bytes, &r.Toast, &r.Indexes, &r.Pages, &r.Tuples,
-		&r.Locked, &r.Partition, &r.Populated, &r.Readable, &r.Countable, &r.Own, &r.Inherited, &r.Analyzed,
+		&r.Locked, &r.Partition, &r.Populated, &r.Readable, &r.Countable, &r.Own, &r.Inherited,
+		&r.Columns, &r.OwnColumns, &r.TreeColumns, &r.Analyzed,
 		&r.Changed, &r.Live, &r.Activity, &r.ByHand, &r.ByVacuum, &r.Threshold, &r.Factor)
 	r.Kind = map[string]Kind{"r": OrdinaryTable, "p": PartitionedTable, "m": MaterializedView, "f": ForeignTable}[kind]
 	return &r, err
@@ -264,8 +277,12 @@ func hottestFirst(all []*relation) {
 	})
 }
 
-// closeBound is how long the end of a session is waited for.
-const closeBound = 5 * time.Second
+// closeBound is how long the end of a session is waited for, and hurried how long
+// it is when the caller's time is over. A server that answers takes milliseconds.
+const (
+	closeBound = 5 * time.Second
+	hurried    = 2 * time.Second
+)
 
 // endSession closes conn. After a cancelled statement the driver asks the
 // server, in the background, to cancel it and only then hangs up; waiting for
@@ -275,7 +292,11 @@ func endSession(ctx context.Context, conn *pgx.Conn) {
 	if conn == nil {
 		return
 	}
-	timer := time.NewTimer(closeBound)
+	bound := closeBound
+	if ctx.Err() != nil {
+		bound = hurried
+	}
+	timer := time.NewTimer(bound)
 	defer timer.Stop()
 	select {
 	case <-conn.PgConn().CleanupDone():

@@ -53,7 +53,8 @@ type Server struct {
 	// PeerURL is how the other server reaches it; empty means URL.
 	PeerURL Secret `yaml:"peer_url" json:"peer_url"`
 	// Failover is "paused" when the operator promises that no standby of this
-	// server is promoted during the cutover; empty otherwise. Of old only.
+	// server is promoted during a cutover, for new during a rollback; empty
+	// otherwise.
 	Failover string `yaml:"failover" json:"failover,omitempty"`
 }
 

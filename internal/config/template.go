@@ -93,9 +93,10 @@ new:
 
 # Planner statistics on new. Tables of up to 16 MB get them at once, with the last
 # of the stages; bigger ones that have none go through all of them, so that each
-# soon has rough ones; what has some only gets the last. One table may take
-# per_table. Foreign tables are analyzed only if they are asked for. Where new is 18
-# or later, old's statistics are carried over before all that.
+# soon has rough ones (of the three below the first and the last, unless there are
+# more such tables than jobs); what has some only gets the last. One table may
+# take per_table. Foreign tables are analyzed only if they are asked for. Where new
+# is 18 or later, old's statistics are carried over before all that.
 #analyze:
 #  stages: [1, 10, default]
 #  jobs: 4
