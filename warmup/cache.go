@@ -19,8 +19,9 @@ type WarmOptions struct {
 	// Rows is the most rows read of one table; 0 means 1,000,000.
 	Rows int64
 	// Budget is the most bytes of cache that all tables together may take;
-	// 0 means three quarters of the server's shared_buffers. Tables that are
-	// smaller than an equal share get all of it; the others share the rest.
+	// 0 means three quarters of the server's shared_buffers, and more than seven
+	// eighths of them are never taken: the server itself needs some. Tables that
+	// are smaller than an equal share get all of it; the others share the rest.
 	Budget int64
 	// Beside is how many databases share the budget, this one included; less than
 	// two means that it has all of it.
@@ -166,7 +167,9 @@ type WarmProgress struct {
 //
 // Where pg_buffercache may be read, no more is read than there are buffers that
 // are free or were used once at most: nothing that is hot on this server has to
-// go. Blocks that are in the cache already cost nothing.
+// go. Blocks that are in the cache already cost nothing; where it is known what is
+// hot they come first, and are preferred to others that are about as hot, so that
+// one call after another ends with the same blocks.
 //
 // The newest rows are those of the last o.Recent by an indexed timestamp or
 // date column whose highest value is plausible (not in the future, not older
@@ -183,7 +186,7 @@ type WarmProgress struct {
 func Warm(ctx context.Context, s *pg.Server, o WarmOptions) (report WarmReport, err error) {
 	began := time.Now()
 	o = o.withDefaults()
-	w := &warming{server: s, options: o, deadline: began.Add(o.Total), grouped: map[string]int{}, pace: &pace{rate: o.Rate}}
+	w := &warming{server: s, options: o, deadline: began.Add(o.Total), lines: map[Table]int{}, grouped: map[string]int{}, pace: &pace{rate: o.Rate}}
 	w.report.Tables, w.report.At = []TableWarmth{}, began.UTC() // a list in JSON, never null
 	defer func() {
 		for _, text := range slices.Sorted(maps.Keys(w.grouped)) {
@@ -196,6 +199,9 @@ func Warm(ctx context.Context, s *pg.Server, o WarmOptions) (report WarmReport, 
 		})
 	}()
 	readers, err := w.plan(ctx)
+	if err == nil {
+		err = w.keepAll(ctx, readers)
+	}
 	if err == nil {
 		err = w.readAll(ctx, readers)
 	}

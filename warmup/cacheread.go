@@ -17,7 +17,9 @@ import (
 // sessions.
 func (w *warming) readAll(ctx context.Context, readers []*reader) error {
 	err := w.together(ctx, readers, func(ctx context.Context, r *reader) {
-		w.one(ctx, r, r.readRows)
+		if r.warmth.Skipped == "" && r.warmth.Warning == "" {
+			w.one(ctx, r, r.readRows)
+		}
 		if ctx.Err() == nil {
 			w.note(r.warmth, len(readers))
 		}
@@ -126,6 +128,7 @@ func (w *warming) explain(ctx context.Context, r *reader, err error) {
 func (w *warming) note(t TableWarmth, total int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.lines[t.Table] = len(w.report.Tables)
 	w.report.Tables = append(w.report.Tables, t)
 	w.report.Rows += t.Rows
 	w.report.Bytes += t.Bytes
@@ -149,11 +152,7 @@ func (w *warming) amend(before, after TableWarmth) {
 	defer w.mu.Unlock()
 	w.report.Bytes += after.Bytes - before.Bytes
 	w.report.Read += after.Read - before.Read
-	for i := range w.report.Tables {
-		if w.report.Tables[i].Table == after.Table {
-			w.report.Tables[i] = after
-		}
-	}
+	w.report.Tables[w.lines[after.Table]] = after
 	if cmp.Or(after.Warning, after.Skipped) != cmp.Or(before.Warning, before.Skipped) {
 		w.warn(after)
 	}

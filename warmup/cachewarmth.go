@@ -73,11 +73,7 @@ func ReadWarmth(ctx context.Context, s *pg.Server, hot HotSet) (Warmth, error) {
 
 func (w *Warmth) read(ctx context.Context, s *pg.Server, hot *HotSet) error {
 	o := HotSetOptions{}.withDefaults()
-	settings := map[string]string{
-		"lock_timeout": milliseconds(o.LockTimeout), "statement_timeout": milliseconds(o.Bound),
-		"default_transaction_read_only": "on", "enable_nestloop": "off",
-	}
-	conn, err := s.Connect(ctx, "warm", settings)
+	conn, err := s.Connect(ctx, "warm", lookSettings(s, o))
 	if err != nil {
 		return err
 	}
@@ -203,15 +199,21 @@ func (f *inside) within(l *layout, r HotRange) (hot, warm int64) {
 		return 0, 0
 	}
 	hot = max(min(r.Hot*(to-from)/max(r.To-r.From, 1), to-from), 1)
+	return hot * blockBytes, f.between(from, to) * blockBytes
+}
+
+// between is how many blocks of a range of the file are in the cache, about.
+func (f *inside) between(from, to int64) int64 {
+	var sum int64
 	wide := width(f.Blocks)
-	for at, blocks := range f.at {
+	for at := from / wide; at*wide < min(to, f.Blocks); at++ {
 		begin, end := max(at*wide, from), min((at+1)*wide, to, f.Blocks)
-		if end > begin {
+		if blocks := f.at[at]; blocks > 0 && end > begin {
 			size := min((at+1)*wide, f.Blocks) - at*wide
-			warm += (blocks*(end-begin) + size - 1) / size
+			sum += (blocks*(end-begin) + size - 1) / size
 		}
 	}
-	return hot * blockBytes, warm * blockBytes
+	return sum
 }
 
 // EstimateWarmth says how warm the cache is by what was read last, where nobody

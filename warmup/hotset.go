@@ -179,13 +179,7 @@ func ReadHotSet(ctx context.Context, from *pg.Server, o HotSetOptions) (HotSet, 
 }
 
 func (h *HotSet) read(ctx context.Context, from *pg.Server, o HotSetOptions) error {
-	conn, err := from.Connect(ctx, "warm", map[string]string{
-		"lock_timeout": milliseconds(o.LockTimeout), "statement_timeout": milliseconds(o.Bound),
-		"default_transaction_read_only": "on",
-		// Each buffer is compared with all files otherwise, should the planner
-		// think that there are few.
-		"enable_nestloop": "off",
-	})
+	conn, err := from.Connect(ctx, "warm", lookSettings(from, o))
 	if err != nil {
 		return err
 	}
@@ -209,6 +203,21 @@ func (h *HotSet) read(ctx context.Context, from *pg.Server, o HotSetOptions) err
 		return h.mark(ctx, conn)
 	}
 	return nil
+}
+
+// lookSettings are those of a session that looks into a cache.
+func lookSettings(s *pg.Server, o HotSetOptions) map[string]string {
+	settings := map[string]string{
+		"lock_timeout": milliseconds(o.LockTimeout), "statement_timeout": milliseconds(o.Bound),
+		"default_transaction_read_only": "on",
+		// Each buffer is compared with all files otherwise, should the planner
+		// think that there are few.
+		"enable_nestloop": "off",
+	}
+	if s.Major() >= 11 {
+		settings["jit"] = "off" // what cannot do without a nested loop seems so dear that it would be compiled
+	}
+	return settings
 }
 
 // cacheSizeSQL returns the size of shared_buffers in bytes.

@@ -28,6 +28,7 @@ func TestHotSet(t *testing.T) {
 		{"rounds", testRounds},
 		{"who may only read", testReader},
 		{"partitions and configured columns", testColumns},
+		{"more is hot than there is room for", testOverfull},
 	})
 }
 
@@ -201,7 +202,8 @@ func warmBy(t *testing.T, new string, hot HotSet, prewarm bool) {
 
 func testHotCounts(t *testing.T, c *pgserver.Cluster) {
 	old := pgtest.Database(t, c)
-	pgtest.Exec(t, old, salesBy("g"), "create extension pg_buffercache", "drop role if exists hot_reader; create role hot_reader login", "select pg_stat_reset()")
+	pgtest.Exec(t, old, salesBy("g"), "create extension pg_buffercache", "drop role if exists hot_reader; create role hot_reader login")
+	pgtest.Exec(t, old, "select pg_stat_reset()") // of what that session has counted to its end
 	t.Cleanup(func() { pgtest.Exec(t, old, "drop owned by hot_reader cascade", "drop role hot_reader") })
 	asReader := pgtest.WithUser(t, old, "hot_reader", "")
 	use(t, old)
@@ -299,7 +301,7 @@ func testUnderLoad(t *testing.T, c *pgserver.Cluster) {
 				}
 				continue
 			}
-			_, err := writer.Exec(t.Context(), fmt.Sprintf("set lock_timeout = '700ms'; alter table sales alter customer set default %d", altered))
+			_, err := writer.Exec(t.Context(), fmt.Sprintf("set lock_timeout = '2s'; alter table sales alter customer set default %d", altered))
 			if err != nil {
 				t.Errorf("altering a table that is being read: %v", err)
 				return

@@ -74,7 +74,8 @@ type PlanSet struct {
 	Settings map[string]string `json:"settings"`
 	// Hidden is how many calls were of statements whose text this role may not see.
 	Hidden int64 `json:"hidden_calls"`
-	// LeftOut counts statements that read no table of the application, or write.
+	// LeftOut counts statements that read no table of the application, or write; of
+	// those that cannot be planned, the ones that name none.
 	LeftOut int `json:"left_out"`
 	// Warnings are for people.
 	Warnings []string `json:"warnings"`
@@ -201,7 +202,7 @@ func (e *explainer) plan(ctx context.Context, s PlanStatement) (planned PlannedS
 		return planned, false, err
 	case err != nil:
 		planned.Reason = e.reason(err, q)
-		return planned, true, nil
+		return planned, s.Parameters != nil || namesApplication(s.Text), nil
 	}
 	plan := raw.plan(q.Method == SubselectPlan)
 	planned.Plan = &plan

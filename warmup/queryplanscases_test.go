@@ -222,6 +222,9 @@ func plansWriteNothing(t *testing.T, p plansPair) {
 	now := func(url string) state {
 		return state{pgtest.Catalog(t, url), pgtest.Value[int64](t, url, changedSQL)}
 	}
+	for _, url := range []string{oldURL, newURL} {
+		waitForCollector(t, url)
+	}
 	before := map[string]state{oldURL: now(oldURL), newURL: now(newURL)}
 	xids := map[string]int64{}
 	for url := range before {

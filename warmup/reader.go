@@ -43,8 +43,10 @@ type reader struct {
 	oids     []uint32       // of the table, its TOAST table and their indexes
 	seen     map[int64]bool // blocks of the table that were read
 	limit    int64          // bytes that may be taken for now, of the share
+	prepared bool
 	indexes  []index
-	way      *order // to the newest rows, if there is one
+	ranges   []HotRange // of the table's file that are hot, as they are to be read
+	way      *order     // to the newest rows, if there is one
 
 	wantRows, wantToast int64
 	wantIndexes         map[string]int64 // bytes; an index that is not there is left out
@@ -61,17 +63,13 @@ const (
 
 // readRows reads the table's newest rows, then what else is hot of it.
 func (r *reader) readRows(ctx context.Context) error {
-	indexes, err := indexesOf(ctx, r.conn, r.relation)
-	if err != nil {
+	if err := r.prepare(ctx); err != nil {
 		return err
 	}
-	r.indexes = indexes
-	ranges, err := r.hotRanges(ctx)
-	if err != nil {
-		return err
-	}
+	ranges := r.ranges
+	var err error
 	r.limit = r.most()
-	r.way, err = r.newest(ctx, indexes)
+	r.way, err = r.newest(ctx, r.indexes)
 	old := errors.Is(err, errNotRecent)
 	switch {
 	case old && len(ranges) == 0:
@@ -83,7 +81,7 @@ func (r *reader) readRows(ctx context.Context) error {
 		r.warmth.Method = HotBlocks
 	default:
 		if len(ranges) > 0 {
-			r.limit = max(r.limit/(newestPart+1), min(leastNewest, r.limit/2))
+			r.limit = min(r.warmth.Bytes+r.newestLimit(), r.limit)
 		}
 		if err := r.readNewest(ctx); err != nil {
 			return err
@@ -94,6 +92,28 @@ func (r *reader) readRows(ctx context.Context) error {
 		return err
 	}
 	return r.readToast(ctx)
+}
+
+// prepare looks once what there is of the table to read by.
+func (r *reader) prepare(ctx context.Context) error {
+	if r.prepared {
+		return nil
+	}
+	var err error
+	if r.indexes, err = indexesOf(ctx, r.conn, r.relation); err != nil {
+		return err
+	}
+	if r.ranges, err = r.hotRanges(ctx); err != nil {
+		return err
+	}
+	r.prepared = true
+	return nil
+}
+
+// newestLimit is how much the newest rows may take of a table of which it is known
+// what is hot.
+func (r *reader) newestLimit() int64 {
+	return max(r.most()/(newestPart+1), min(leastNewest, r.most()/2))
 }
 
 // readNewest reads the newest rows: by block if they lie at the end of the file,
@@ -198,25 +218,26 @@ func (r *reader) readAlong(ctx context.Context, way order, indexes []index) (boo
 
 // portion says how many rows, or blocks, come next after so many: few at first,
 // since nobody knows how big they are with their out-of-line values, and about
-// as many as the share has room for by what they took so far.
-func (r *reader) portion(sofar, most int64) int64 {
+// as many as the share has room for by the bytes that they took so far.
+func (r *reader) portion(sofar, bytes, most int64) int64 {
 	const first = 8
 	if sofar == 0 {
 		return max(min(first, r.limit/r.blockSize), 1)
 	}
-	each := max(r.warmth.Bytes/sofar, 1)
+	each := max(bytes/sofar, 1)
 	return max(min(most, 2*sofar, (r.limit-r.warmth.Bytes)/each+1), 1)
 }
 
 // walk reads rows along an index, by cursors that live for a moment each.
 func (r *reader) walk(ctx context.Context, a along) error {
+	rows, bytes := r.warmth.Rows, r.warmth.Bytes
 	for end := false; !end && !r.full(); {
 		err := r.counted(ctx, func(tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, "declare pgcutover_warm no scroll cursor for "+r.alongSQL(a)); err != nil {
 				return err
 			}
 			for began := time.Now(); !end && !r.full() && time.Since(began) < longest; {
-				portion := min(r.portion(r.warmth.Rows, r.fewer(fetchRows)), r.options.Rows-r.warmth.Rows)
+				portion := min(r.portion(r.warmth.Rows-rows, r.warmth.Bytes-bytes, r.fewer(fetchRows)), r.options.Rows-r.warmth.Rows)
 				n, err := r.count(ctx, tx, fmt.Sprintf("fetch %d from pgcutover_warm", portion), &a)
 				if err != nil {
 					return err
@@ -242,7 +263,6 @@ func (r *reader) fewer(most int64) int64 { return most * r.pace.most() / chunkBl
 // counts once, and a row's size when it is so big that values of it lie out of
 // line.
 func (r *reader) count(ctx context.Context, tx pgx.Tx, sql string, a *along) (int64, error) {
-	const inline = 2048 // TOAST_TUPLE_TARGET, about
 	rows, err := tx.Query(ctx, sql)
 	if err != nil {
 		return 0, err
@@ -259,9 +279,7 @@ func (r *reader) count(ctx context.Context, tx pgx.Tx, sql string, a *along) (in
 		if size > inline {
 			r.warmth.Bytes += size
 		}
-		if a != nil {
-			a.passed(key)
-		}
+		a.passed(key)
 		return nil
 	})
 	return n, err
@@ -275,17 +293,28 @@ func (a *along) passed(key *string) {
 	a.key, a.same = key, a.same+1
 }
 
-// lastBlocksSQL reads a range of blocks, on 14 and later. The bounds are
-// literals: as expressions they would be computed again for each row of a
-// sequential scan. %[1]s is rowSQL, the others the first block and the one
-// after the last.
-const lastBlocksSQL = `%[1]s where t.ctid >= '(%[2]d,0)' and t.ctid < '(%[3]d,0)'`
+// inline is the size of a row above which values of it lie out of line, about.
+// Postgres manual: 65.2, TOAST_TUPLE_TARGET.
+const inline = 2048
+
+// blockRowsSQL adds up the rows of a range of blocks as rowSQL tells of each, in the
+// server: rows need not come here one by one. %[1]s is the table, %[2]s looks a row
+// up through unique indexes, %[3]s is the range, %[4]d inline.
+const blockRowsSQL = `
+select count(*), coalesce(sum(s.size) filter (where s.size > %[4]d), 0)::bigint, coalesce(sum(s.found), 0)::bigint
+  from (select pg_column_size(t.*) as size, %[2]s as found from only %[1]s t where %[3]s) s`
+
+// lastBlocksSQL is a range of blocks, on 14 and later: a scan of it, unlike a
+// sequential one, goes through no ring of buffers. The bounds are literals: as
+// expressions they would be computed again for each row of a sequential scan.
+// %[1]d is the first block, %[2]d the one after the last.
+const lastBlocksSQL = `t.ctid >= '(%[1]d,0)' and t.ctid < '(%[2]d,0)'`
 
 // lastBlocks10SQL is the same up to 13, which knows no ranges of row addresses
 // but lists of them; 291 is the most rows that a block of 8 kB holds.
-const lastBlocks10SQL = `%[1]s
- where t.ctid = any(array(select ('(' || b || ',' || o || ')')::tid
-                            from generate_series(%[2]d::bigint, %[3]d::bigint - 1) b, generate_series(1, 291) o))`
+const lastBlocks10SQL = `
+       t.ctid = any(array(select ('(' || b || ',' || o || ')')::tid
+                            from generate_series(%[1]d::bigint, %[2]d::bigint - 1) b, generate_series(1, 291) o))`
 
 // errIndirect says that the server would read or sort the whole table.
 var errIndirect = errors.New("the server would read the whole table")
@@ -296,7 +325,7 @@ func (r *reader) rangeSQL(looked []index, from, to int64) string {
 	if r.server.Version() < 140000 {
 		pattern = lastBlocks10SQL
 	}
-	return fmt.Sprintf(pattern, fmt.Sprintf(rowSQL, r.Table, r.lookups(looked), "null::text"), from, to)
+	return fmt.Sprintf(blockRowsSQL, r.Table, r.lookups(looked), fmt.Sprintf(pattern, from, to), inline)
 }
 
 // readLastBlocks reads from the end of the table's file.
@@ -324,19 +353,27 @@ func (r *reader) queryBlocks(ctx context.Context, from, to int64) (int64, error)
 	}
 	// A block of rows with long values out of line may bring hundreds along.
 	each := (r.Bytes + r.Toast) / max(r.Bytes/r.blockSize, 1)
-	end := to
+	end, bytes := to, r.warmth.Bytes
 	for end > from && !r.full() {
 		fit := (r.limit - max(r.warmth.Bytes, r.warmth.Read)) / each
 		if fit == 0 && r.warmth.Bytes > 0 {
 			break
 		}
-		begin := max(from, end-min(r.portion(to-end, r.pace.most()), max(fit, 1)))
+		begin := max(from, end-min(r.portion(to-end, r.warmth.Bytes-bytes, r.pace.most()), max(fit, 1)))
+		var rows, apart, found int64
 		err := r.counted(ctx, func(tx pgx.Tx) error {
-			_, err := r.count(ctx, tx, r.rangeSQL(looked, begin, end), nil)
-			return err
+			return tx.QueryRow(ctx, r.rangeSQL(looked, begin, end)).Scan(&rows, &apart, &found)
 		})
 		if err != nil {
 			return to - end, err
+		}
+		r.warmth.Rows += rows
+		r.warmth.Bytes += apart
+		for b := begin; b < end; b++ {
+			if !r.seen[b] {
+				r.seen[b] = true
+				r.warmth.Bytes += r.blockSize
+			}
 		}
 		end = begin
 	}

@@ -1,10 +1,8 @@
 package warmup
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/pgcutover/pgcutover/internal/pg"
 )
@@ -34,13 +32,7 @@ func (r *reader) hotRanges(ctx context.Context) ([]HotRange, error) {
 			ranges = append(ranges, hot)
 		}
 	}
-	slices.SortStableFunc(ranges, hottest)
-	return ranges, nil
-}
-
-// hottest sorts ranges by the heat of a block.
-func hottest(a, b HotRange) int {
-	return cmp.Compare(b.Heat/float64(max(b.To-b.From, 1)), a.Heat/float64(max(a.To-a.From, 1)))
+	return r.sorted(r.OID, ranges), nil
 }
 
 // readRanges reads ranges of the table's blocks, as far as they were not read
@@ -79,11 +71,7 @@ func (r *reader) readToast(ctx context.Context) error {
 	left := r.wantToast / r.blockSize
 	for _, kind := range []string{toastIndexFile, toastFile} { // the index is small
 		for _, f := range r.fileOf(kind) {
-			var ranges []HotRange
-			if kind == toastFile && r.known() && !r.warmth.Moved {
-				ranges = stretched(r.hot.Toast.Ranges, r.hot.toastBlocks, f.Blocks)
-			}
-			n, err := r.prewarmRanges(ctx, f, append(ranges, HotRange{From: f.Blocks - left, To: f.Blocks}), left)
+			n, err := r.prewarmRanges(ctx, f, r.toastRanges(f, left), left)
 			if err != nil {
 				return fmt.Errorf("reading out-of-line values: %w", err)
 			}
@@ -93,9 +81,20 @@ func (r *reader) readToast(ctx context.Context) error {
 	return nil
 }
 
-// stretched returns the ranges of a file that are to be read, the hottest first,
-// in one of another size, by their place between its ends.
-func stretched(ranges []HotRange, from, to int64) []HotRange {
+// toastRanges returns the ranges of a TOAST table, or its index, that are to be
+// read, so many blocks in all.
+func (r *reader) toastRanges(f *file, blocks int64) []HotRange {
+	end := HotRange{From: f.Blocks - blocks, To: f.Blocks}
+	if f.Kind == toastFile && r.known() && !r.warmth.Moved {
+		return append(r.stretched(r.hot.Toast.Ranges, r.hot.toastBlocks, f), end)
+	}
+	return []HotRange{end}
+}
+
+// stretched returns the ranges of a file of so many blocks that are to be read, the
+// hottest first, in one of another size, by their place between its ends.
+func (w *warming) stretched(ranges []HotRange, from int64, f *file) []HotRange {
+	to := f.Blocks
 	var found []HotRange
 	for _, hot := range ranges {
 		if from > 0 && hot.worth(true) {
@@ -103,8 +102,7 @@ func stretched(ranges []HotRange, from, to int64) []HotRange {
 			found = append(found, hot)
 		}
 	}
-	slices.SortStableFunc(found, hottest)
-	return found
+	return w.sorted(f.OID, found)
 }
 
 // prewarmRanges reads ranges of blocks of a file that is not the table's own, so

@@ -51,18 +51,13 @@ func (r *reader) readIndex(ctx context.Context, f *file, want int64) error {
 	room := r.warmth.Share - r.warmth.Bytes
 	if r.prewarm != "" {
 		blocks := min(want, room) / r.blockSize
-		all := blocks >= f.Blocks
 		// What was walked along is there as far as its rows go, unless more is
 		// known to be hot.
 		if r.hot == nil && r.hasRead(f.Name) {
 			return nil
 		}
-		switch {
-		case blocks <= 0:
-		case all || at < 0 || !r.known(): // any part is as good as another
-			return r.prewarmIndex(ctx, f, []HotRange{{From: f.Blocks - blocks, To: f.Blocks}}, blocks)
-		case r.grows(f, r.indexes[at]):
-			return r.prewarmIndex(ctx, f, r.hotPages(f, blocks), blocks)
+		if ranges := r.pages(f, blocks); len(ranges) > 0 {
+			return r.prewarmIndex(ctx, f, ranges, blocks)
 		}
 	}
 	if at < 0 || r.hasRead(f.Name) || r.warmth.Bytes == 0 {
@@ -73,6 +68,20 @@ func (r *reader) readIndex(ctx context.Context, f *file, want int64) error {
 		rows = max(rows, min(want/r.blockSize, mostLooked))
 	}
 	return r.lookUpSome(ctx, r.way, r.indexes[at], rows)
+}
+
+// pages returns the parts of an index that are to be read, when it were so many
+// blocks; none when the hot part may be anywhere.
+func (r *reader) pages(f *file, blocks int64) []HotRange {
+	at := slices.IndexFunc(r.indexes, func(i index) bool { return i.Name == f.Name })
+	switch {
+	case blocks <= 0:
+	case blocks >= f.Blocks || at < 0 || !r.known(): // any part is as good as another
+		return []HotRange{{From: f.Blocks - blocks, To: f.Blocks}}
+	case r.grows(f, r.indexes[at]):
+		return r.hotPages(f, blocks)
+	}
+	return nil
 }
 
 // grows reports whether the newest keys of an index are the highest ones, so
@@ -104,7 +113,7 @@ func (r *reader) grows(f *file, i index) bool {
 func (r *reader) hotPages(f *file, blocks int64) []HotRange {
 	end := HotRange{From: f.Blocks - blocks, To: f.Blocks}
 	if h := r.hot.index(f.Name); h != nil {
-		return append(stretched(h.Ranges, h.Size/blockBytes, f.Blocks), end)
+		return append(r.stretched(h.Ranges, h.Size/blockBytes, f), end)
 	}
 	return []HotRange{end}
 }

@@ -67,8 +67,8 @@ func lock(t *testing.T, url, statement string) (pid int32, release func()) {
 	return int32(conn.PgConn().PID()), release
 }
 
-// noSessions checks that the tool left no session behind, within a second:
-// a session that was closed in good order needs a moment to go.
+// noSessions checks that the tool left no session behind: one that was closed in
+// good order needs a moment to go, one that was not stays.
 func noSessions(t *testing.T, url string) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), url)
@@ -76,7 +76,7 @@ func noSessions(t *testing.T, url string) {
 		t.Fatal(err)
 	}
 	defer conn.Close(t.Context())
-	err = pg.Wait(t.Context(), "the tool's sessions to end", 20*time.Millisecond, time.Second, nil,
+	err = pg.Wait(t.Context(), "the tool's sessions to end", 20*time.Millisecond, 30*time.Second, nil,
 		func(ctx context.Context) (bool, string, error) {
 			var left string
 			err := conn.QueryRow(ctx, `select coalesce(string_agg(application_name || ': ' || query, ', '), '')
