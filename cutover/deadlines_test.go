@@ -95,7 +95,7 @@ func (w *waits) end(t *testing.T) {
 
 // slack is what a loaded machine may add to a wait, beside what writers have to
 // wait anyway.
-const slack = 500 * time.Millisecond
+const slack = 3 * time.Second
 
 // holder is a session in the middle of a transaction.
 type holder struct {
@@ -220,7 +220,7 @@ func TestDrainThatDoesNotEnd(t *testing.T) {
 			if aborted.Step != "drain" || !aborted.Undone || !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, pg.ErrTimeout) {
 				t.Errorf("%s: %+v, want drain to run into its bound", table, aborted)
 			}
-			if most := m.Options.Cutover.MaxPause + settings().LockTimeout + slack + usual; longest > most || longest < m.Options.Cutover.MaxPause-slack {
+			if most := m.Options.Cutover.MaxPause + settings().LockTimeout + slack + usual; longest > most || longest < m.Options.Cutover.MaxPause/2 {
 				t.Errorf("%s: writers waited %s, want about max_pause and at most %s", table, longest, most)
 			}
 			t.Logf("%s: writers waited %s, then: %v", table, longest, err)

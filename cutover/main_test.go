@@ -49,7 +49,7 @@ func firstPair(t *testing.T, test func(t *testing.T, pair pgtest.Pair)) {
 }
 
 func settings() cutover.Settings {
-	return cutover.Settings{MaxLag: 16 << 20, MaxPause: 10 * time.Second, LockTimeout: 300 * time.Millisecond, Attempts: 20, OnClosed: fence.Error, WayBack: true, RefreshWithin: time.Minute}
+	return cutover.Settings{MaxLag: 16 << 20, MaxPause: 10 * time.Second, LockTimeout: 300 * time.Millisecond, Attempts: 20, OnClosed: fence.Error, WayBack: true, RefreshWithin: time.Minute, ProveWithin: 100 * time.Millisecond}
 }
 
 // started makes a shop on old, and what else is given, starts a move of it to new,
@@ -70,7 +70,7 @@ func started(t *testing.T, pair pgtest.Pair, besides ...string) *move {
 		New:     upgrade.Endpoint{URL: m.newURL},
 		Margin:  100,
 		Analyze: warmup.AnalyzeOptions{Stages: []warmup.Stage{1}, Jobs: 1},
-		Warm:    warmup.WarmOptions{Jobs: 1},
+		Warm:    warmup.WarmOptions{Jobs: 1}, WALSample: 10 * time.Millisecond,
 		Cutover: settings(),
 		Traffic: []traffic.Driver{traffic.Multihost{}},
 	}

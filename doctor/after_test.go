@@ -92,7 +92,7 @@ func (m *move) wayBackBreaks(t *testing.T) {
 // until waits for a condition on new.
 func (m *move) until(t *testing.T, what, sql string) {
 	t.Helper()
-	err := pg.Wait(t.Context(), what, 10*time.Millisecond, 30*time.Second, nil, func(ctx context.Context) (bool, string, error) {
+	err := pg.Wait(t.Context(), what, 10*time.Millisecond, time.Minute, nil, func(ctx context.Context) (bool, string, error) {
 		var met bool
 		err := m.new.Pool().QueryRow(ctx, sql).Scan(&met)
 		return met, "", err
@@ -166,7 +166,7 @@ func TestStreamIsGone(t *testing.T) {
 	pgtest.Exec(t, m.oldURL, `drop publication `+name)
 	expect(t, m.examined(t, doctor.Options{}), want{"publication.missing", "old", blocker, doctor.This, false, name, nil})
 	asTool(t, m.newURL, `alter subscription `+name+` disable`, `alter subscription `+name+` set (slot_name = none)`, `drop subscription `+name)
-	err := pg.Wait(t.Context(), "the slot to be idle", 10*time.Millisecond, 30*time.Second, nil, func(ctx context.Context) (bool, string, error) {
+	err := pg.Wait(t.Context(), "the slot to be idle", 10*time.Millisecond, time.Minute, nil, func(ctx context.Context) (bool, string, error) {
 		_, err := m.old.Pool().Exec(ctx, `select pg_drop_replication_slot('`+name+`')`)
 		return !pg.IsCode(err, pg.ObjectInUse), "", nil
 	})
@@ -267,7 +267,7 @@ func TestOwnServer(t *testing.T) {
 func (m *move) readOnlyServer(t *testing.T, c *pgserver.Cluster, examined func(...want)) {
 	t.Helper()
 	pgtest.Exec(t, m.oldURL, `select pg_terminate_backend(active_pid) from pg_replication_slots where active`)
-	err := pg.Wait(t.Context(), "the slots to be dropped", 10*time.Millisecond, 10*time.Second, nil, func(ctx context.Context) (bool, string, error) {
+	err := pg.Wait(t.Context(), "the slots to be dropped", 10*time.Millisecond, time.Minute, nil, func(ctx context.Context) (bool, string, error) {
 		_, err := m.old.Pool().Exec(ctx, `select pg_drop_replication_slot(slot_name) from pg_replication_slots`)
 		return err == nil, fmt.Sprint(err), nil
 	})

@@ -309,7 +309,7 @@ func TestInterruptedCutover(t *testing.T) {
 		}
 
 		// A tool that is at work on it makes all that no finding of anybody's.
-		held, release, err := pg.HoldLock(ctx, m.old, "lease", time.Second)
+		held, release, err := pg.HoldLock(ctx, m.old, "lease", 30*time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -336,7 +336,7 @@ func TestSilentTool(t *testing.T) {
 	if _, err := conn.Exec(t.Context(), `set application_name = 'pgcutover/x/lease'`); err != nil {
 		t.Fatal(err)
 	}
-	if err := pg.TryLock(t.Context(), conn, time.Second); err != nil {
+	if err := pg.TryLock(t.Context(), conn, 30*time.Second); err != nil {
 		t.Fatal(err)
 	}
 	r := m.examined(t, doctor.Options{Old: m.oldURL})
@@ -345,7 +345,7 @@ func TestSilentTool(t *testing.T) {
 	r = m.examined(t, doctor.Options{Old: m.oldURL})
 	expect(t, r, want{"tool.silent", "old", blocker, doctor.This, false, "session ", []string{"has said nothing for"}})
 	pgtest.Exec(t, m.oldURL, r.Findings[0].SQL...)
-	err := pg.Wait(t.Context(), "the session to end", 10*time.Millisecond, 10*time.Second, nil, func(ctx context.Context) (bool, string, error) {
+	err := pg.Wait(t.Context(), "the session to end", 10*time.Millisecond, time.Minute, nil, func(ctx context.Context) (bool, string, error) {
 		return conn.Ping(ctx) != nil, "", nil
 	})
 	if err != nil {
@@ -361,19 +361,19 @@ func TestWhatPassesIsNotReported(t *testing.T) {
 	pgtest.Exec(t, m.oldURL, `do $$ begin execute format('alter database %I set default_transaction_read_only = on', current_database()); end $$`)
 	done := make(chan doctor.Report, 1)
 	go func() { // joined below
-		r, err := doctor.Run(t.Context(), doctor.Options{Old: m.oldURL, Settle: 1500 * time.Millisecond})
+		r, err := doctor.Run(t.Context(), doctor.Options{Old: m.oldURL, Settle: 4 * time.Second})
 		if err != nil {
 			t.Error(err)
 		}
 		done <- r
 	}()
 	watch := connect(t, m.oldURL)
-	err := pg.Wait(t.Context(), "the first look to end", 5*time.Millisecond, 10*time.Second, nil, func(ctx context.Context) (bool, string, error) {
+	err := pg.Wait(t.Context(), "the first look to end", 5*time.Millisecond, time.Minute, nil, func(ctx context.Context) (bool, string, error) {
 		var n int
 		err := watch.QueryRow(ctx, `
 			select count(*) from pg_stat_activity
 			 where datname = current_database() and application_name like 'pgcutover/%'
-			   and state = 'idle' and clock_timestamp() - state_change > '300ms'`).Scan(&n)
+			   and state = 'idle' and clock_timestamp() - state_change > '1s'`).Scan(&n)
 		return n > 0, "", err
 	})
 	if err != nil {

@@ -67,8 +67,8 @@ func opened(t *testing.T, pair pgtest.Pair) *move {
 	var err error
 	m.upgrade, err = upgrade.Open(t.Context(), upgrade.Options{
 		Name: m.name, Old: upgrade.Endpoint{URL: m.oldURL}, New: upgrade.Endpoint{URL: m.newURL}, Margin: 100, IndexJobs: 1,
-		Analyze: warmup.AnalyzeOptions{Stages: []warmup.Stage{1}, Jobs: 1}, Warm: warmup.WarmOptions{Jobs: 1},
-		Cutover: cutover.Settings{MaxLag: 16 << 20, MaxPause: 10 * time.Second, LockTimeout: 300 * time.Millisecond, Attempts: 20, OnClosed: fence.Error, WayBack: true},
+		Analyze: warmup.AnalyzeOptions{Stages: []warmup.Stage{1}, Jobs: 1}, Warm: warmup.WarmOptions{Jobs: 1}, WALSample: 10 * time.Millisecond,
+		Cutover: cutover.Settings{MaxLag: 16 << 20, MaxPause: 10 * time.Second, LockTimeout: 300 * time.Millisecond, Attempts: 20, OnClosed: fence.Error, WayBack: true, ProveWithin: 100 * time.Millisecond},
 	}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -113,7 +113,7 @@ func (m *move) url(side pg.Side) string {
 }
 
 // settle is short: what these tests break stays broken.
-const settle = 200 * time.Millisecond
+const settle = 500 * time.Millisecond
 
 // examined runs doctor on both servers.
 func (m *move) examined(t *testing.T, o doctor.Options) doctor.Report {
@@ -127,7 +127,7 @@ func (m *move) examined(t *testing.T, o doctor.Options) doctor.Report {
 	if o.PreparedAge == 0 {
 		o.PreparedAge = time.Hour
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	r, err := doctor.Run(ctx, o)
 	if err != nil {
@@ -160,12 +160,17 @@ func databaseName(url string) string {
 // number tells the moves of this binary apart.
 func (m *move) number() string { return strings.TrimPrefix(m.name, "doc") }
 
-// silent fails unless doctor finds nothing.
+// silent fails unless doctor finds nothing; what passes, such as a worker that
+// begins anew, may last longer than settle on a busy machine.
 func (m *move) silent(t *testing.T, when string) {
 	t.Helper()
-	if r := m.examined(t, doctor.Options{}); len(r.Findings) != 0 {
-		t.Fatalf("%s: not silent:\n%s", when, text(t, r))
+	var r doctor.Report
+	for range 5 {
+		if r = m.examined(t, doctor.Options{}); len(r.Findings) == 0 {
+			return
+		}
 	}
+	t.Fatalf("%s: not silent:\n%s", when, text(t, r))
 }
 
 func text(t *testing.T, r doctor.Report) string {

@@ -88,7 +88,7 @@ func TestPausedPooler(t *testing.T) {
 		t.Errorf("the commands are %q", r.Findings[0].SQL)
 	}
 	// While a tool is at work the pause is its own.
-	_, release, err := pg.HoldLock(t.Context(), m.old, "lease", time.Second)
+	_, release, err := pg.HoldLock(t.Context(), m.old, "lease", 30*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -109,7 +109,7 @@ func TestAttachEndsWhoIsInTheWay(t *testing.T) {
 		dropping := begun(t, s.url, `drop table public.dropped`)
 		holder := begun(t, s.url, `insert into public.t values (1)`)
 		time.AfterFunc(200*time.Millisecond, func() { exec(t, dropping, `commit`) }) //nolint:errcheck // that it is gone shows it
-		const after = 1300 * time.Millisecond
+		const after = 3 * time.Second                                                // long enough for the drop to be committed
 		var said []string
 		began := time.Now()
 		changed, err := fence.AttachWith(t.Context(), s.Server, fence.Options{Bound: time.Minute, TerminateAfter: after, Progress: func(text string) { said = append(said, text) }})

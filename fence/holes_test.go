@@ -85,6 +85,9 @@ func TestHoleApplyWorkerOfOthers(t *testing.T) {
 			t.Error("a disabled subscription writes")
 		}
 		pgtest.Exec(t, s.url, readWrite, fmt.Sprintf(`alter subscription %s set (slot_name = none)`, slot), `drop subscription `+slot)
+		until(t, "the slot to be free", func() bool {
+			return !pgtest.Value[bool](t, from, `select active from pg_replication_slots where slot_name = $1`, slot)
+		})
 		pgtest.Exec(t, from, fmt.Sprintf(`select pg_drop_replication_slot('%s')`, slot))
 	})
 }
@@ -177,9 +180,9 @@ func TestHoleTableMadeInThePause(t *testing.T) {
 		s.fenced(t)
 		lease := begun(t, s.url, `lock table pgcutover.gate in exclusive mode`)
 		maker := begun(t, s.url, `create table public.born as select 1 as n`)
-		writers, err := fence.Writers(t.Context(), lease, s.Move())
-		if err != nil || len(writers) != 1 || !writers[0].Stray() || !strings.Contains(writers[0].String(), "create table public.born") {
-			t.Errorf("who writes in the pause: %v, %v", writers, err)
+		writers := writersNow(t, lease, s)
+		if len(writers) != 1 || !writers[0].Stray() || !strings.Contains(writers[0].String(), "create table public.born") {
+			t.Errorf("who writes in the pause: %v", writers)
 		}
 		if err := fence.AllFenced(t.Context(), lease, s.Move()); err != nil {
 			t.Errorf("what is not committed is not seen: %v", err)
@@ -204,8 +207,8 @@ func TestHoleSelectForUpdate(t *testing.T) {
 		s.fenced(t)
 		lease := begun(t, s.url, `lock table pgcutover.gate in exclusive mode`)
 		before := begun(t, s.url, `select * from public.t for update`)
-		if writers, err := fence.Writers(t.Context(), lease, s.Move()); err != nil || len(writers) != 1 || !writers[0].Stray() {
-			t.Errorf("%v, %v", writers, err)
+		if writers := writersNow(t, lease, s); len(writers) != 1 || !writers[0].Stray() {
+			t.Errorf("%v", writers)
 		}
 		do(t, lease, fence.ClosedSQL(s.Server, fence.Error, s.oid, time.Now()))
 		do(t, lease, `commit`)

@@ -168,7 +168,7 @@ func do(t *testing.T, conn *pgx.Conn, sql string, args ...any) {
 
 func until(t *testing.T, what string, met func() bool) {
 	t.Helper()
-	err := pg.Wait(context.WithoutCancel(t.Context()), what, 5*time.Millisecond, 30*time.Second, nil, func(context.Context) (bool, string, error) {
+	err := pg.Wait(context.WithoutCancel(t.Context()), what, 5*time.Millisecond, time.Minute, nil, func(context.Context) (bool, string, error) {
 		return met(), "", nil
 	})
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pgcutover/pgcutover/fence"
 	"github.com/pgcutover/pgcutover/internal/pg"
@@ -23,7 +24,21 @@ func (s *server) prove(t *testing.T, o fence.ProveOptions) fence.Proof {
 	if err != nil {
 		t.Fatal(err)
 	}
+	proof.Writers = slices.DeleteFunc(proof.Writers, ofServer)
 	return proof
+}
+
+// ofServer tells what may be seen writing at any time: autovacuum.
+func ofServer(w fence.Writer) bool { return strings.HasPrefix(w.Kind, "autovacuum") }
+
+// writersNow are those that write now.
+func writersNow(t *testing.T, lease *pgx.Conn, s *server) []fence.Writer {
+	t.Helper()
+	writers, err := fence.Writers(t.Context(), lease, s.Move())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(writers, ofServer)
 }
 
 func warned(proof fence.Proof, part string) bool {
@@ -170,13 +185,24 @@ func TestProveSeesWriters(t *testing.T) {
 		}
 		// What is over between two looks still counts.
 		quick := connect(t, s.url)
-		time.AfterFunc(30*time.Millisecond, func() {
-			for range 3 {
-				exec(t, quick, `select txid_current()`) //nolint:errcheck // the count shows it
+		watched := make(chan struct{})
+		var beside errgroup.Group
+		beside.Go(func() error {
+			for {
+				select {
+				case <-watched:
+					return nil
+				case <-time.After(10 * time.Millisecond):
+				}
+				if err := exec(t, quick, `select txid_current()`); err != nil {
+					return err
+				}
 			}
 		})
-		if proof := s.prove(t, fence.ProveOptions{Within: 300 * time.Millisecond}); proof.Assigned < 3 {
-			t.Errorf("%d transaction ids were counted", proof.Assigned)
+		proof := s.prove(t, fence.ProveOptions{Within: time.Second})
+		close(watched)
+		if err := beside.Wait(); err != nil || proof.Assigned < 3 {
+			t.Errorf("%d transaction ids were counted, %v", proof.Assigned, err)
 		}
 	})
 }
@@ -214,7 +240,7 @@ func TestProveIsBounded(t *testing.T) {
 	if _, err := fence.Prove(t.Context(), s.Server, fence.ProveOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(began); took < 2*time.Second || took > 6*time.Second {
+	if took := time.Since(began); took < 2*time.Second || took > 12*time.Second {
 		t.Errorf("it took %s", took)
 	}
 }

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -36,6 +37,8 @@ type running struct {
 	done   chan struct{}
 	once   sync.Once
 
+	after int // rounds up to the one that was waited for last
+
 	mu       sync.Mutex
 	rounds   []Round
 	warnings []string
@@ -63,9 +66,15 @@ func (p *running) seen() []Round {
 
 const pace = 20 * time.Millisecond
 
+// patience is how long a round may take that has to succeed.
+const patience = 30 * time.Second
+
 // start begins to probe, at a fast pace unless o says otherwise.
 func start(t *testing.T, o Options) *running {
 	t.Helper()
+	if o.Timeout == 0 {
+		o.Timeout = patience
+	}
 	if len(o.Schedule) == 0 {
 		o.Schedule = []Pace{{Every: pace}}
 	}
@@ -85,7 +94,7 @@ func (p *running) stop() Report {
 	p.cancel()
 	select {
 	case <-p.done:
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		p.t.Fatal("the probe does not end")
 	}
 	p.once.Do(func() {
@@ -103,13 +112,24 @@ func (p *running) until(what string, is func(Round) bool) Round {
 	return p.untilFrom(from, what, is)
 }
 
-func (p *running) untilFrom(from int, what string, is func(Round) bool) Round {
+// next waits for one after the round that was waited for last: what happens once
+// may have happened by now.
+func (p *running) next(what string, is func(Round) bool) Round {
+	p.t.Helper()
+	return p.untilFrom(p.after, what, is)
+}
+
+// untilFrom does the same after a number of rounds, and more before each look.
+func (p *running) untilFrom(from int, what string, is func(Round) bool, more ...func()) Round {
 	p.t.Helper()
 	var found Round
 	until(p.t, what, func() bool {
-		for _, r := range p.seen()[from:] {
+		for _, do := range more {
+			do()
+		}
+		for i, r := range p.seen()[from:] {
 			if is(r) {
-				found = r
+				found, p.after = r, from+i+1
 				return true
 			}
 		}
@@ -171,7 +191,7 @@ func works(t *testing.T, o Options) (Round, *running) {
 
 func until(t *testing.T, what string, met func() bool) {
 	t.Helper()
-	err := pg.Wait(t.Context(), what, 5*time.Millisecond, 20*time.Second, nil, func(context.Context) (bool, string, error) {
+	err := pg.Wait(t.Context(), what, 5*time.Millisecond, time.Minute, nil, func(context.Context) (bool, string, error) {
 		return met(), "", nil
 	})
 	if err != nil {
@@ -244,15 +264,25 @@ func install(t *testing.T, url string) {
 	}
 }
 
-// rollbackAfter ends a transaction later, and closes the channel when it has.
-func rollbackAfter(t *testing.T, tx pgx.Tx, d time.Duration) <-chan struct{} {
+// waitingSQL counts the probe's statements that wait for a lock.
+const waitingSQL = `
+select count(*) from pg_locks where not granted and pid in
+  (select pid from pg_stat_activity where datname = current_database() and application_name = 'pgcutover-probe')`
+
+// rollbackBehind ends a transaction some time after the probe has begun to wait
+// for it, and closes the channel when it has.
+func rollbackBehind(t *testing.T, url string, tx pgx.Tx, d time.Duration) <-chan struct{} {
 	t.Helper()
 	done := make(chan struct{})
-	time.AfterFunc(d, func() {
+	go func() {
 		defer close(done)
-		if err := tx.Rollback(context.WithoutCancel(t.Context())); err != nil {
+		err := pg.Wait(t.Context(), "the probe to wait", 5*time.Millisecond, time.Minute, nil, func(context.Context) (bool, string, error) {
+			return pgtest.Value[int](t, url, waitingSQL) > 0, "", nil
+		})
+		<-time.After(d)
+		if err := errors.Join(err, tx.Rollback(context.WithoutCancel(t.Context()))); err != nil {
 			t.Error(err)
 		}
-	})
+	}()
 	return done
 }

@@ -74,7 +74,7 @@ select coalesce(string_agg(pid::text, ' ' order by pid), '')
 func TestPooler(t *testing.T) {
 	p := pooler(t, map[string]string{"ignore_startup_parameters": ""})
 	old := p.urls[pg.Old]
-	q := start(t, Options{URL: p.URL("shop"), Timeout: 2 * time.Second})
+	q := start(t, Options{URL: p.URL("shop"), Timeout: 4 * time.Second})
 	q.until("a write", ok)
 	if pids := pgtest.Value[string](t, old, pooledPIDs); pids == "" || strings.Contains(pids, " ") {
 		t.Errorf("the pooler's connections are %q, want one", pids)
@@ -84,7 +84,7 @@ func TestPooler(t *testing.T) {
 		t.Errorf("failure %+v", f)
 	}
 	p.admin("RESUME")
-	q.until("recovery", func(r Round) bool { return r.Change == Recovered })
+	q.next("recovery", func(r Round) bool { return r.Change == Recovered })
 	if err := p.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -92,13 +92,13 @@ func TestPooler(t *testing.T) {
 	if err := p.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	q.until("recovery", func(r Round) bool { return r.Change == Recovered })
+	q.next("recovery", func(r Round) bool { return r.Change == Recovered })
 	p.lead(pg.New)
-	if r := q.until("a write on new", func(r Round) bool { return r.OK && r.Moved }); fmt.Sprint(p.to[pg.New].Port) != r.Server.Port {
+	if r := q.next("a write on new", func(r Round) bool { return r.OK && r.Moved }); fmt.Sprint(p.to[pg.New].Port) != r.Server.Port {
 		t.Errorf("moved to %s", r.Server)
 	}
 	p.lead(pg.Old)
-	q.until("a write on old again", func(r Round) bool { return r.OK && r.Moved })
+	q.next("a write on old again", func(r Round) bool { return r.OK && r.Moved })
 	r := q.stop()
 	if len(r.Servers) != 3 || r.Servers[0].Server.identity() != r.Servers[2].Server.identity() || len(r.Outages) != 2 || r.Failing {
 		t.Errorf("report %+v", r)
@@ -198,7 +198,7 @@ func TestMultihost(t *testing.T) {
 		t.Errorf("failure %+v", f)
 	}
 	setReadOnly(t, newURL, false)
-	r := p.until("a write on new", func(r Round) bool { return r.Change == Recovered })
+	r := p.next("a write on new", func(r Round) bool { return r.Change == Recovered })
 	if !r.Moved || r.Server.identity() == first.Server.identity() {
 		t.Errorf("round %+v after %+v", r, first)
 	}

@@ -111,6 +111,24 @@ func TestTwoProbers(t *testing.T) {
 	})
 }
 
+// loses takes rows away until the probe says so, and waits for two writes, of which
+// one began after that. What comes between the probe's looking for its row and its
+// writing it anew leaves no trace.
+func (p *running) loses(url, sql string) Round {
+	p.t.Helper()
+	from := len(p.seen())
+	var tried time.Time
+	lost := p.untilFrom(from, "the loss after "+sql, failing(Lost), func() {
+		if time.Since(tried) > time.Second {
+			pgtest.Exec(p.t, url, sql)
+			tried = time.Now()
+		}
+	})
+	p.until("a write", ok)
+	p.until("a write", ok)
+	return lost
+}
+
 // What is acknowledged and gone is noticed: later, at once, and when a trigger
 // has swallowed it. A table that was made anew has lost nothing.
 func TestLost(t *testing.T) {
@@ -118,16 +136,12 @@ func TestLost(t *testing.T) {
 		pgtest.Exec(t, url, fmt.Sprintf(createSQL, "mine"))
 		p := start(t, Options{URL: url, Table: "mine"})
 		p.until("a write", ok)
-		pgtest.Exec(t, url, `delete from mine`)
-		lost := p.until("the loss", failing(Lost))
+		lost := p.loses(url, `delete from mine`)
 		// The DELETE may also come between a write and its reading back.
 		if m := lost.Failure.Message; !strings.Contains(m, "no longer there") && !strings.Contains(m, "does not find the row") {
 			t.Errorf("failure %s", lost.Failure)
 		}
-		p.until("a write", ok)
-		pgtest.Exec(t, url, `update mine set n = n - 10000000`) // restored from yesterday
-		p.until("the loss of an update", failing(Lost))
-		p.until("a write", ok)
+		p.loses(url, `update mine set n = n - 10000000`) // restored from yesterday
 		pgtest.Exec(t, url, `drop table mine; `+fmt.Sprintf(createSQL, "mine"))
 		from := len(p.seen())
 		p.until("a write", ok)
@@ -168,14 +182,14 @@ func TestClosedFence(t *testing.T) {
 			t.Errorf("failure %+v", f)
 		}
 		openFence(fence.Error)
-		p.until("recovery", func(r Round) bool { return r.Change == Recovered })
+		p.next("recovery", func(r Round) bool { return r.Change == Recovered })
 		closeFence(fence.Disconnect)
 		f = p.until("the session ended", failing(Connection)).Failure
 		if f.SQLSTATE != pg.AdminShutdown || !strings.Contains(f.Hint, "on_closed") {
 			t.Errorf("failure %+v", f)
 		}
 		openFence(fence.Error)
-		p.until("recovery", func(r Round) bool { return r.Change == Recovered })
+		p.next("recovery", func(r Round) bool { return r.Change == Recovered })
 		r := p.stop()
 		if r.Table != string(moveTable) || len(p.warnings) > 0 {
 			t.Errorf("table %s, warnings %q", r.Table, p.warnings)
@@ -193,7 +207,7 @@ func TestClosedFence(t *testing.T) {
 			t.Fatal(err)
 		}
 		timesOut(t, Options{URL: mine, Timeout: 300 * time.Millisecond})
-		released := rollbackAfter(t, gate, 200*time.Millisecond)
+		released := rollbackBehind(t, url, gate, 100*time.Millisecond)
 		if r, _ := works(t, Options{URL: mine}); r.WriteMS < 50 {
 			t.Errorf("it did not wait: %+v", r)
 		}

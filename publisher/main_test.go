@@ -79,7 +79,7 @@ func connect(t *testing.T, url string) *pgx.Conn {
 
 func until(t *testing.T, what string, met func() bool) {
 	t.Helper()
-	err := pg.Wait(context.WithoutCancel(t.Context()), what, 5*time.Millisecond, 30*time.Second, nil, func(context.Context) (bool, string, error) {
+	err := pg.Wait(context.WithoutCancel(t.Context()), what, 5*time.Millisecond, time.Minute, nil, func(context.Context) (bool, string, error) {
 		return met(), "", nil
 	})
 	if err != nil {
@@ -90,7 +90,7 @@ func until(t *testing.T, what string, met func() bool) {
 // leased takes the lock.
 func (s *server) leased(t *testing.T) *publisher.Lease {
 	t.Helper()
-	l, err := publisher.TakeLock(t.Context(), s.Server, time.Second)
+	l, err := publisher.TakeLock(t.Context(), s.Server, 30*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,9 +139,11 @@ func (s *server) waiting(t *testing.T) <-chan error {
 	return done
 }
 
-// goesOn waits for a writer that must not fail.
-func goesOn(t *testing.T, writer <-chan error, within time.Duration) {
+// goesOn waits for a writer that must not fail; one that is held up for good
+// would wait for ever.
+func goesOn(t *testing.T, writer <-chan error) {
 	t.Helper()
+	const within = time.Minute
 	select {
 	case err := <-writer:
 		if err != nil {

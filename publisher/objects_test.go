@@ -69,7 +69,7 @@ func TestMayHoldObjects(t *testing.T) {
 // held is a lease and a hold beside it, had together, that watch each other.
 func (s *server) held(t *testing.T, tool *pg.Server) (*publisher.Lease, *publisher.ObjectHold) {
 	t.Helper()
-	l, err := publisher.TakeLock(t.Context(), tool, time.Second)
+	l, err := publisher.TakeLock(t.Context(), tool, 30*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func (s *server) held(t *testing.T, tool *pg.Server) (*publisher.Lease, *publish
 	}
 	t.Cleanup(func() { h.Release(context.WithoutCancel(t.Context())) })
 	h.Wait = true
-	if _, err := l.Freeze(t.Context(), publisher.FreezeOptions{LockTimeout: 300 * time.Millisecond, Attempts: 10, Objects: h}); err != nil {
+	if _, err := l.Freeze(t.Context(), publisher.FreezeOptions{LockTimeout: 300 * time.Millisecond, Attempts: 50, Objects: h}); err != nil {
 		t.Fatal(err)
 	}
 	h.Watch(t.Context(), state.Forward, attempt, time.Minute)
@@ -115,7 +115,7 @@ func TestObjectsAreHeldWithTheLease(t *testing.T) {
 			t.Error(err)
 		}
 		l.Rollback(t.Context())
-		goesOn(t, writer, 10*time.Second)
+		goesOn(t, writer)
 		until(t, "the hold to notice", func() bool { return errors.Is(h.Alive(), publisher.ErrObjectsFree) })
 	})
 }
@@ -176,7 +176,7 @@ func TestFreezeBesideWritersOfBoth(t *testing.T) {
 				done <- err
 			}()
 			l, h := s.held(t, s.Server)
-			goesOn(t, done, 10*time.Second)
+			goesOn(t, done)
 			h.Release(t.Context())
 			l.Close(t.Context())
 			t.Log(name)

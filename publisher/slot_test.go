@@ -30,7 +30,7 @@ func TestSlotBehindALongTransaction(t *testing.T) {
 		var said []string
 		began := time.Now()
 		_, err := publisher.EnsureSlot(t.Context(), s.Server, forward(s.Server), 3*time.Second, func(text string) { said = append(said, text) })
-		if took := time.Since(began); took > 13*time.Second {
+		if took := time.Since(began); took > 40*time.Second {
 			t.Errorf("it gave up after %s", took)
 		}
 		want := fmt.Sprintf("session %d ", conn.PgConn().PID())

@@ -28,6 +28,7 @@ func TestPgBouncerSeveralDatabases(t *testing.T) {
 		other.Database = "postgres"
 		p.Databases["other"] = other
 		o.Databases = []string{"shop", "reports"}
+		hurried(p, o)
 	})
 	shop, reports, other := s.client(t, "shop"), s.client(t, "reports"), s.client(t, "other")
 	must(t, s.driver.Ready(t.Context(), s.to), s.driver.Pause(t.Context(), s.to))
@@ -58,8 +59,8 @@ func TestPgBouncerSeveralDatabases(t *testing.T) {
 // Tools that get in each other's way end where the last word leaves it, and
 // none waits for ever.
 func TestPgBouncerPauseAndResumeAtTheSameTime(t *testing.T) {
-	s := newScene(t, nil)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	s := newScene(t, hurried)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	var clients, tools sync.WaitGroup
 	stop := make(chan struct{})
@@ -164,7 +165,7 @@ func TestPgBouncerPauseAnsweredForAnother(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, func(p *pgbouncer.Options, o *traffic.PgBouncerOptions) {
 		p.Databases["other"] = p.Databases["shop"]
-		o.PauseTimeout, o.PauseAttempts = time.Second, 1
+		o.PauseTimeout, o.PauseAttempts = 5*time.Second, 1
 	})
 	must(t, leadsTo(t, s.client(t, "other"), s.to.Old)) // it needs a pool for that
 	s.admin(t, "PAUSE other")
@@ -174,7 +175,7 @@ func TestPgBouncerPauseAnsweredForAnother(t *testing.T) {
 	must(t, err)
 	done := make(chan error, 1)
 	go func() { done <- s.driver.Pause(t.Context(), s.to) }()
-	must(t, pg.Wait(t.Context(), "the PAUSE", 5*time.Millisecond, 10*time.Second, nil, func(context.Context) (bool, string, error) {
+	must(t, pg.Wait(t.Context(), "the PAUSE", 5*time.Millisecond, 30*time.Second, nil, func(context.Context) (bool, string, error) {
 		return s.row(t, "shop")["paused"] == "1", "", nil
 	}))
 	s.admin(t, "RESUME shop")
@@ -196,9 +197,18 @@ func TestPgBouncerToolKilledWhilePausing(t *testing.T) {
 	_, err = tx.Exec(t.Context(), `select 1`)
 	must(t, err)
 	s.admin(t, "SET server_login_retry = '0.0125'") // as the dead one left it
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	if _, err := s.adminErr(ctx, "PAUSE shop"); err == nil {
+	killed := make(chan error, 1)
+	go func() {
+		_, err := s.adminErr(ctx, "PAUSE shop")
+		killed <- err
+	}()
+	must(t, pg.Wait(t.Context(), "the PAUSE", 5*time.Millisecond, 30*time.Second, nil, func(context.Context) (bool, string, error) {
+		return s.row(t, "shop")["paused"] == "1", "", nil
+	}))
+	cancel()
+	if err := <-killed; err == nil {
 		t.Fatal("the PAUSE did not wait")
 	}
 	if s.row(t, "shop")["paused"] != "1" {
@@ -282,7 +292,7 @@ func TestPgBouncerWrongHost(t *testing.T) {
 	must(t, liar.Switch(t.Context(), s.serving(pg.New)))
 	began := time.Now()
 	contains(t, liar.Verify(t.Context(), s.serving(pg.New)), "reaches another server", s.to.Old.Database(), s.to.New.Database())
-	if took := time.Since(began); took > 15*time.Second {
+	if took := time.Since(began); took > time.Minute {
 		t.Errorf("it took %s to find out", took)
 	}
 	must(t, driver.Switch(t.Context(), s.to), driver.Verify(t.Context(), s.to))
@@ -351,7 +361,7 @@ func TestPgBouncerPauseDoesNotLockClientsOut(t *testing.T) {
 	began := time.Now()
 	must(t, s.driver.Switch(t.Context(), to))
 	must(t, leadsTo(t, conn, s.to.New))
-	if took := time.Since(began); took > 2*time.Second {
+	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("the client went on after %s", took)
 	}
 	must(t, s.driver.Verify(t.Context(), to))

@@ -50,7 +50,7 @@ func TestHookIsTold(t *testing.T) {
 	to, _, _ := target(t)
 	dir := t.TempDir()
 	out := filepath.Join(dir, "out")
-	hooks := traffic.Hooks{Dir: dir, Bound: 10 * time.Second}
+	hooks := traffic.Hooks{Dir: dir, Bound: time.Minute}
 	script(t, dir, "before-drain", `env | grep ^PGCUTOVER_ > `+out)
 	if err := hooks.Run(t.Context(), "before-drain", "drain", to); err != nil {
 		t.Fatal(err)
@@ -71,7 +71,7 @@ func TestHookIsTold(t *testing.T) {
 	if strings.Contains(string(text), "s3cr3t") {
 		t.Error("the hook was told a password")
 	}
-	driver := traffic.Hook{Command: []string{script(t, dir, "move", `echo "$PGCUTOVER_EVENT $1" > `+out), "argument"}, Bound: 10 * time.Second}
+	driver := traffic.Hook{Command: []string{script(t, dir, "move", `echo "$PGCUTOVER_EVENT $1" > `+out), "argument"}, Bound: time.Minute}
 	if err := errors.Join(driver.Switch(t.Context(), to), driver.Verify(t.Context(), to)); err != nil {
 		t.Fatal(err)
 	}
@@ -133,8 +133,8 @@ func TestHookThatHangs(t *testing.T) {
 	pids := filepath.Join(dir, "pids")
 	script(t, dir, "before-drain", `sleep 600 & echo $! $$ > `+pids+`; echo waiting; wait`)
 	began := time.Now()
-	err := traffic.Hooks{Dir: dir, Bound: 500 * time.Millisecond}.Run(t.Context(), "before-drain", "drain", to)
-	if took := time.Since(began); took > 10*time.Second {
+	err := traffic.Hooks{Dir: dir, Bound: 2 * time.Second}.Run(t.Context(), "before-drain", "drain", to)
+	if took := time.Since(began); took > time.Minute {
 		t.Errorf("it took %s", took)
 	}
 	if err == nil || !strings.Contains(err.Error(), "time limit") || !strings.Contains(err.Error(), "waiting") {
@@ -149,7 +149,7 @@ func TestHookThatHangs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = pg.Wait(t.Context(), "process "+field+" to end", 5*time.Millisecond, 10*time.Second, nil, func(context.Context) (bool, string, error) {
+		err = pg.Wait(t.Context(), "process "+field+" to end", 5*time.Millisecond, time.Minute, nil, func(context.Context) (bool, string, error) {
 			return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) || zombie(pid), "", nil
 		})
 		if err != nil {

@@ -81,7 +81,7 @@ type writer = io.Writer
 // until waits for a condition.
 func until(t *testing.T, met func() bool) {
 	t.Helper()
-	err := pg.Wait(t.Context(), "a condition", 5*time.Millisecond, 30*time.Second, nil, func(context.Context) (bool, string, error) { return met(), "", nil })
+	err := pg.Wait(t.Context(), "a condition", 5*time.Millisecond, time.Minute, nil, func(context.Context) (bool, string, error) { return met(), "", nil })
 	if err != nil {
 		t.Fatal(err)
 	}

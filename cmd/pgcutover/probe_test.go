@@ -141,7 +141,7 @@ func interrupted(t *testing.T, says string, args ...string) result {
 	}
 	defer nobody.Close()
 	go func() { code <- run(&app{out: &out, err: &errs, in: nobody}, append([]string{"probe"}, args...)) }()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for tick := time.NewTicker(5 * time.Millisecond); !strings.Contains(errs.String(), says); {
 		select {
 		case <-tick.C:
@@ -155,7 +155,7 @@ func interrupted(t *testing.T, says string, args ...string) result {
 	select {
 	case c := <-code:
 		return result{c, out.String(), errs.String()}
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("it does not end")
 	}
 	return result{}

@@ -119,7 +119,7 @@ func TestPoolerDiesWithItsOwner(t *testing.T) {
 	if _, err := fmt.Sscan(line, &pid); errRead != nil || err != nil {
 		t.Fatalf("the child said %q: %v", line, errors.Join(errRead, err))
 	}
-	err = pg.Wait(t.Context(), "the pooler to end", 10*time.Millisecond, 10*time.Second, nil, func(context.Context) (bool, string, error) {
+	err = pg.Wait(t.Context(), "the pooler to end", 10*time.Millisecond, time.Minute, nil, func(context.Context) (bool, string, error) {
 		// Where nobody asks how an orphan ended it stays as a zombie.
 		stat, errStat := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		zombie := errStat == nil && strings.Contains(string(stat), ") Z ")

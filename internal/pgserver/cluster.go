@@ -49,8 +49,8 @@ const (
 
 	initdbBound = 3 * time.Minute
 	startBound  = 90 * time.Second
-	stopBound   = 20 * time.Second
-	crashBound  = 15 * time.Second
+	stopBound   = time.Minute
+	crashBound  = 30 * time.Second
 )
 
 // Cluster is one PostgreSQL server with its data, listening on the loopback

@@ -241,12 +241,12 @@ func TestRestartOverABusyOrphan(t *testing.T) {
 	}
 }
 
-// waitFor waits up to 20 seconds.
+// waitFor waits up to a minute.
 func waitFor(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
-	for deadline := time.Now().Add(20 * time.Second); !done(); <-ticker.C {
+	for deadline := time.Now().Add(time.Minute); !done(); <-ticker.C {
 		if time.Now().After(deadline) {
 			t.Fatalf("waiting for %s took too long", what)
 		}
@@ -271,7 +271,7 @@ func TestStopEndsWithItsContext(t *testing.T) {
 		t.Fatal(message, err)
 	}
 	// A walsender that has not begun to stream is not waited for.
-	for late := time.After(20 * time.Second); ask(t, c.URL("postgres"), "SELECT coalesce(max(state), 'none') FROM pg_stat_replication") != "streaming"; {
+	for late := time.After(time.Minute); ask(t, c.URL("postgres"), "SELECT coalesce(max(state), 'none') FROM pg_stat_replication") != "streaming"; {
 		select {
 		case <-late:
 			t.Fatal("the walsender does not stream")

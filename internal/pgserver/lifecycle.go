@@ -35,8 +35,8 @@ func (c *Cluster) Pid() int {
 }
 
 // Stop is a fast shutdown (SIGINT): transactions are rolled back, sessions
-// ended, and a checkpoint written. When the server has not ended after 20
-// seconds, or when ctx ends, it is stopped like Crash does, and Stop returns an
+// ended, and a checkpoint written. When the server has not ended after a
+// minute, or when ctx ends, it is stopped like Crash does, and Stop returns an
 // error. Stopping a stopped server does nothing.
 // https://www.postgresql.org/docs/current/server-shutdown.html
 func (c *Cluster) Stop(ctx context.Context) error {

@@ -38,12 +38,12 @@ func open(t *testing.T, url string) *pgx.Conn {
 	return conn
 }
 
-// eventually waits up to 20 seconds.
+// eventually waits up to a minute.
 func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	ticker := time.NewTicker(10 * time.Millisecond)
 	defer ticker.Stop()
-	for deadline := time.Now().Add(20 * time.Second); !done(); <-ticker.C {
+	for deadline := time.Now().Add(time.Minute); !done(); <-ticker.C {
 		if time.Now().After(deadline) {
 			t.Fatalf("waiting for %s took too long", what)
 		}

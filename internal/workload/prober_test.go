@@ -3,6 +3,8 @@ package workload
 import (
 	"context"
 	"errors"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -34,7 +36,7 @@ func startProber(t *testing.T, o ProberOptions) *Prober {
 
 func stopProber(t *testing.T, p *Prober) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
 	defer cancel()
 	if err := p.Stop(ctx); err != nil {
 		t.Error(err)
@@ -84,7 +86,7 @@ func TestProberFollowsAHandover(t *testing.T) {
 	oldURL, newURL := newShop(t, majors[0], 10), newShop(t, majors[len(majors)-1], 10)
 	pgtest.Exec(t, newURL, closeProbe)
 	checkLeaks(t)
-	p := startProber(t, ProberOptions{OldURL: oldURL, NewURL: newURL, Timeout: 100 * time.Millisecond})
+	p := startProber(t, ProberOptions{OldURL: oldURL, NewURL: newURL, Timeout: time.Second})
 	moreProbes(t, p, pg.Old, Accepted, 10)
 	moreProbes(t, p, pg.New, Refused, 3)
 
@@ -109,8 +111,8 @@ func TestProberFollowsAHandover(t *testing.T) {
 	if err := p.Err(); err != nil {
 		t.Error(err)
 	}
-	if gap := p.NeitherFor(); gap < 200*time.Millisecond || gap > 30*time.Second {
-		t.Errorf("neither took writes for %s, want at least the two refusals of 100 ms", gap)
+	if gap := p.NeitherFor(); gap < 2*time.Second || gap > 2*time.Minute {
+		t.Errorf("neither took writes for %s, want at least the two refusals of a second", gap)
 	}
 	if gap := p.NeitherBetween(between, between.Add(time.Millisecond)); gap != time.Millisecond {
 		t.Errorf("of a millisecond in the pause %s were without writes", gap)
@@ -119,7 +121,8 @@ func TestProberFollowsAHandover(t *testing.T) {
 	for _, i := range p.Intervals(pg.Old) {
 		codes += string(i.Outcome) + " " + i.Code + ";"
 	}
-	if codes != "accepted ;refused 57014;accepted ;refused 25006;" {
+	// More waits that were too long may come from a busy machine.
+	if !regexp.MustCompile(`^accepted ;((refused (57014|[a-z]+);)+accepted ;)+refused 25006;$`).MatchString(codes) || !strings.Contains(codes, "57014") {
 		t.Errorf("old's intervals: %s", codes)
 	}
 	missing, err := p.Missing(t.Context(), connect(t, oldURL))

@@ -70,7 +70,7 @@ func start(t *testing.T, o Options) *Writers {
 
 func stop(t *testing.T, w *Writers) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
 	defer cancel()
 	if err := w.Stop(ctx); err != nil {
 		t.Error(err)
@@ -80,7 +80,7 @@ func stop(t *testing.T, w *Writers) {
 // until waits for a condition, with a bound.
 func until(t *testing.T, what string, met func() bool) {
 	t.Helper()
-	err := pg.Wait(context.WithoutCancel(t.Context()), what, 5*time.Millisecond, 30*time.Second, nil, func(context.Context) (bool, string, error) {
+	err := pg.Wait(context.WithoutCancel(t.Context()), what, 5*time.Millisecond, 2*time.Minute, nil, func(context.Context) (bool, string, error) {
 		return met(), "", nil
 	})
 	if err != nil {

@@ -14,7 +14,7 @@ func TestMain(m *testing.M) { pgtest.Main(m) }
 // until waits for a condition, within a minute. state tells how things stand.
 func until(t *testing.T, what string, met func() (bool, string)) {
 	t.Helper()
-	err := pg.Wait(t.Context(), what, 20*time.Millisecond, time.Minute, nil, func(context.Context) (bool, string, error) {
+	err := pg.Wait(t.Context(), what, 20*time.Millisecond, 2*time.Minute, nil, func(context.Context) (bool, string, error) {
 		ok, state := met()
 		return ok, state, nil
 	})

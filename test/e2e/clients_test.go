@@ -11,10 +11,11 @@ import (
 )
 
 // stopBound is how long clients may take to end.
-const stopBound = 40 * time.Second
+const stopBound = time.Minute
 
-// serveBound is how soon after a tool was killed one server takes writes.
-const serveBound = 10 * time.Second
+// serveBound is how soon after a tool was killed one server takes writes, which
+// is seven seconds at the most, on a busy machine too.
+const serveBound = 30 * time.Second
 
 // clients are a move's writers and, once both servers have the shop, a prober
 // that asks each server directly whether it takes writes.

@@ -57,7 +57,7 @@ func prepare(t *testing.T, c *pgserver.Cluster) {
 	admin := c.URL("postgres")
 	pgtest.Exec(t, admin, "create role "+appRole+" login",
 		"alter system set fsync = on", "alter system set full_page_writes = on", "select pg_reload_conf()")
-	until(t, "durable settings", 10*time.Second, func() bool {
+	until(t, "durable settings", time.Minute, func() bool {
 		return pgtest.Value[string](t, admin, "select current_setting('fsync') || current_setting('full_page_writes')") == "onon"
 	}, nil)
 	prepared[c] = true
@@ -107,7 +107,7 @@ func (m *move) createDatabase(t *testing.T, s *server) {
 	t.Helper()
 	admin := s.cluster.URL("postgres")
 	prepare(t, s.cluster)
-	pgtest.Exec(t, admin, fmt.Sprintf("create database %s owner %s template template0", m.name, appRole))
+	pgtest.Exec(t, admin, fmt.Sprintf(writeOut, m.name), fmt.Sprintf("create database %s owner %s template template0", m.name, appRole))
 	s.url = s.cluster.URL(m.name)
 	s.app = pgtest.WithUser(t, s.url, appRole, "")
 	t.Cleanup(func() { m.drop(t, s) })
@@ -119,17 +119,20 @@ func (m *move) drop(t *testing.T, s *server) {
 	t.Helper()
 	admin := s.cluster.URL("postgres")
 	var last error
-	until(t, "dropping database "+m.name, time.Minute, func() bool {
+	until(t, "dropping database "+m.name, 2*time.Minute, func() bool {
 		last = m.tryDrop(admin)
 		return last == nil
 	}, func() string { return fmt.Sprint(last) })
 }
 
-// dropDatabase takes a database away in the order in which Postgres allows it.
+// What takes a database away, in the order in which Postgres allows it.
 // Subscriptions and slots are the tool's to drop; here is what it left.
 const (
-	endSessions  = `select pg_terminate_backend(pid) from pg_stat_activity where datname = '%[1]s'`
-	dropSlots    = `select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = '%[1]s' and not active`
+	endSessions = `select pg_terminate_backend(pid) from pg_stat_activity where datname = '%[1]s'`
+	dropSlots   = `select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = '%[1]s' and not active`
+	// A database is made and dropped in a transaction that writes out what is dirty,
+	// and for which another test's tool has to wait: little shall be left to write.
+	writeOut     = `checkpoint -- before %[1]s`
 	dropDatabase = `drop database if exists %[1]s`
 	dropRole     = `drop role if exists pgcutover_%[1]s`
 )
@@ -138,7 +141,7 @@ const subscriptionsLeft = `
 select s.subname from pg_subscription s join pg_database d on d.oid = s.subdbid where d.datname = $1`
 
 func (m *move) tryDrop(admin string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, admin)
 	if err != nil {
@@ -158,7 +161,7 @@ func (m *move) tryDrop(admin string) error {
 			return err
 		}
 	}
-	for _, sql := range []string{endSessions, dropSlots, dropDatabase, dropRole} {
+	for _, sql := range []string{endSessions, dropSlots, writeOut, dropDatabase, dropRole} {
 		if _, err := conn.Exec(ctx, fmt.Sprintf(sql, m.name)); err != nil {
 			return err
 		}

@@ -57,7 +57,7 @@ func TestDatabasesDecideTogether(t *testing.T) {
 				d[0].reached(t)
 				pgtest.Exec(t, d[1].old.url, "create table made_in_the_freeze (id int)")
 			}()
-			return "sleep 2"
+			return "sleep 4"
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -83,7 +83,7 @@ func TestDatabasesDecideTogether(t *testing.T) {
 // database that is slow to come while somebody's DDL waits for the lease.
 func TestDatabasesLetEachOtherGo(t *testing.T) {
 	t.Parallel()
-	const soon = 5 * time.Second
+	const soon = 8 * time.Second
 	insert := func(t *testing.T, m *move) time.Duration {
 		t.Helper()
 		began := time.Now()

@@ -22,7 +22,7 @@ const slowWrites = `select count(*) from "SHOP".stock where note = 'slow'`
 // that let the other clients breathe, and gives up when it does not end.
 func TestOpenTransaction(t *testing.T) {
 	parallel(t)
-	m := newMove(t, pgtest.Pairs(t)[0], "cutover: { lock_timeout: 200ms, attempts: 4 }")
+	m := newMove(t, pgtest.Pairs(t)[0], "cutover: { lock_timeout: 200ms, attempts: 10 }")
 	before := m.catalogs(t)
 	c := m.write(t)
 	m.start(t)
@@ -30,8 +30,9 @@ func TestOpenTransaction(t *testing.T) {
 	started := m.catalogs(t)
 	m.hook(t, "after-lease", "stop")
 
+	resumed := time.Now()
 	p, tx := m.cutoverBeside(t, "FAIL freeze")
-	gap := c.writers.Ledger().LongestGap(time.Now().Add(-2*time.Second), time.Now())
+	gap := c.writers.Ledger().LongestGap(resumed, time.Now())
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +41,7 @@ func TestOpenTransaction(t *testing.T) {
 		t.Errorf("the message does not say which transaction was in the way:\n%s", r)
 	}
 	t.Logf("the tool tried to freeze: no other client was answered for %s", gap.Round(time.Millisecond))
-	if gap > time.Second {
+	if gap > 3*time.Second {
 		t.Error("the other clients waited behind a lock that was not to be had")
 	}
 	m.unchanged(t, "before the cutover", started)
@@ -81,7 +82,7 @@ func (m *move) cutoverBeside(t *testing.T, beginning string) (*process, pgx.Tx) 
 	p.signal(syscall.SIGCONT)
 	select {
 	case <-seen:
-	case <-time.After(30 * time.Second):
+	case <-time.After(commandBound):
 		t.Fatalf("the tool does not say %q", beginning)
 	}
 	if m.decided(t) {
@@ -116,7 +117,7 @@ func TestStuckStream(t *testing.T) {
 	}
 	gap := c.writers.Ledger().LongestGap(began, time.Now())
 	t.Logf("the stream stood still: no client was answered for %s", gap.Round(time.Millisecond))
-	if gap < maxPause/2 || gap > maxPause+2*time.Second {
+	if gap < maxPause/2 || gap > maxPause+busy {
 		t.Errorf("the clients waited %s with cutover.max_pause at %s", gap, maxPause)
 	}
 	c.serves(t, pg.Old, time.Now())

@@ -174,7 +174,7 @@ var notCompared = map[string]string{
 	"pgcutover.probe":   `select ''`,
 	// what status compares the schemas with, compressed; only the tool makes it
 	"pgcutover.baseline": `select ''`,
-	"pgcutover.kept":     `select coalesce(string_agg(key, ','), '') from pgcutover.kept`,
+	"pgcutover.kept":     `select coalesce(string_agg(key, ',' order by key), '') from pgcutover.kept`,
 	// at is the moment of the row.
 	"pgcutover.marker_forward":   `select count(*)::text from pgcutover.marker_forward`,
 	"pgcutover.decision_forward": `select count(*)::text from pgcutover.decision_forward`,

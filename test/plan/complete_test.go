@@ -30,6 +30,7 @@ var explained = map[string]string{
 	`^do \$\$declare p record .* perform set_config \( p \. name`:                  "a session's own settings",
 	`^select t \. i , setval \(`:                                                   "the plan sets them one by one",
 	`^select pg_terminate_backend \( \? \)$`:                                       "the walsender of a slot that is to be dropped: the plan names the slot",
+	`^select pg_cancel_backend \( pid \) from pg_stat_activity `:                   "an autovacuum in the way, which comes again by itself",
 	`^select count \( pg_terminate_backend \( pid \) \) .* application_name = \? `: "sessions of a pg_restore that was killed",
 	`^do \$\$(declare .* )?begin perform \? from pgcutover \. gate for key share `: "ties a session of the tool's to the lease; a person has these locks in the lease itself",
 	`^select .* pg_restore_attribute_stats \(`:                                     "step statistics writes a table's statistics at once, the plan a column's at a time",
@@ -134,7 +135,7 @@ func listen(t *testing.T, c *pgserver.Cluster, database string) func() []string 
 		pgtest.Exec(t, admin, "select pg_reload_conf()")
 	})
 	pgtest.Exec(t, admin, "select pg_reload_conf()")
-	limit := time.Now().Add(10 * time.Second)
+	limit := time.Now().Add(time.Minute)
 	for tick := time.NewTicker(20 * time.Millisecond); pgtest.Value[string](t, admin, "show log_statement") != "all"; <-tick.C {
 		if time.Now().After(limit) {
 			t.Fatal("the server does not take the settings of its log")

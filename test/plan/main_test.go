@@ -68,10 +68,10 @@ func newMove(t *testing.T, pair pgtest.Pair) *move {
 	o := upgrade.Options{
 		Name: m.name, Old: upgrade.Endpoint{URL: m.oldURL}, New: upgrade.Endpoint{URL: m.newURL},
 		Margin: 1000, IndexJobs: 1,
-		Analyze: warmup.AnalyzeOptions{Jobs: 1}, Warm: warmup.WarmOptions{Jobs: 1},
+		Analyze: warmup.AnalyzeOptions{Jobs: 1}, Warm: warmup.WarmOptions{Jobs: 1}, WALSample: 10 * time.Millisecond,
 		Cutover: cutover.Settings{
 			MaxLag: 16 << 20, MaxPause: 10 * time.Second, LockTimeout: 300 * time.Millisecond, Attempts: 20,
-			OnClosed: fence.Error, WayBack: true, AnalyzeJobs: 1,
+			OnClosed: fence.Error, WayBack: true, AnalyzeJobs: 1, ProveWithin: 100 * time.Millisecond,
 		},
 	}
 	var err error

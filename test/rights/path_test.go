@@ -163,8 +163,8 @@ select string_agg(format('%s %I.%I', pg_get_userbyid(relowner), relnamespace::re
 // stopBound is how long clients may take to end, serveBound how soon after a
 // turn clients have written on the server that serves.
 const (
-	stopBound  = 40 * time.Second
-	serveBound = 20 * time.Second
+	stopBound  = time.Minute
+	serveBound = time.Minute
 )
 
 // clients write through a connection string that names both servers.

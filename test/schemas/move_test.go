@@ -88,7 +88,7 @@ func database(t *testing.T, major int) string {
 		admin := c.URL("postgres")
 		pgtest.Exec(t, admin, "alter system set fsync = on", "alter system set full_page_writes = on", "select pg_reload_conf()")
 		const set = `select current_setting('fsync') = 'on' and current_setting('full_page_writes') = 'on'`
-		for deadline := time.Now().Add(20 * time.Second); !pgtest.Value[bool](t, admin, set); {
+		for deadline := time.Now().Add(time.Minute); !pgtest.Value[bool](t, admin, set); {
 			if time.Now().After(deadline) {
 				t.Fatal("the server did not take its settings")
 			}
@@ -149,10 +149,10 @@ func (m *move) run(t *testing.T) {
 	t.Helper()
 	u, err := upgrade.Open(t.Context(), upgrade.Options{
 		Name: m.name, Old: upgrade.Endpoint{URL: m.oldURL}, New: upgrade.Endpoint{URL: m.newURL}, Margin: 100, IndexJobs: 2,
-		Analyze: warmup.AnalyzeOptions{Stages: warmup.Stages()[:1], Jobs: 1}, Warm: warmup.WarmOptions{Jobs: 1},
+		Analyze: warmup.AnalyzeOptions{Stages: warmup.Stages()[:1], Jobs: 1}, Warm: warmup.WarmOptions{Jobs: 1}, WALSample: 10 * time.Millisecond,
 		Cutover: cutover.Settings{
 			MaxLag: 16 << 20, MaxPause: 10 * time.Second, LockTimeout: time.Second, Attempts: 20,
-			OnClosed: fence.Error, WayBack: true,
+			OnClosed: fence.Error, WayBack: true, ProveWithin: 100 * time.Millisecond,
 		},
 		Traffic: []traffic.Driver{traffic.Multihost{}},
 	}, &watcher{t: t})
