@@ -95,3 +95,13 @@ func TestStatusWithoutACondition(t *testing.T) {
 		t.Errorf("a look that does not: %+v", s)
 	}
 }
+
+// Of a move that is not there nobody knows whether it is yet to come or over, and so
+// not who serves.
+func TestStatusWithoutAMove(t *testing.T) {
+	m, _, _ := opened(t, "absent")
+	s, err := m.Status(t.Context())
+	if err != nil || s.Serving != "unknown" || s.Verdict.CanCutOver || !strings.Contains(s.Phase, "or ended") {
+		t.Errorf("%+v, %v", s, err)
+	}
+}

@@ -22,7 +22,7 @@ import (
 // Status answers where the move stands and whether a cutover could begin now.
 type Status struct {
 	Move       string                  `json:"move"`
-	Phase      string                  `json:"phase"`   // not started, the phase under way, ready, cut over
+	Phase      string                  `json:"phase"`   // not started, or ended; the phase under way, ready, cut over
 	Serving    string                  `json:"serving"` // old or new: who takes client writes; "none" or "both" would be a fault
 	OldVersion int                     `json:"old_version"`
 	NewVersion int                     `json:"new_version"`
@@ -106,8 +106,9 @@ func (m *Move) Status(ctx context.Context) (Status, error) {
 	s := Status{Move: m.Options.Name, OldVersion: m.Old.Major(), NewVersion: m.New.Major(), NoStats: []warmup.Table{}, At: time.Now().UTC()}
 	recorded, err := state.Verify(ctx, m.Options.Name, m.Old, m.New)
 	if errors.Is(err, state.ErrNoMove) {
-		s.Phase, s.Serving = "not started", "old"
-		s.Verdict = Verdict{Reasons: []string{"the move has not been started"}, Next: "pgcutover check, then pgcutover start", CanGoBack: "nothing has been changed"}
+		// complete leaves nothing that would tell the one from the other.
+		s.Phase, s.Serving = "not started, or ended", "unknown"
+		s.Verdict = Verdict{Reasons: []string{"the move has not been started, or it was completed or aborted"}, Next: "pgcutover check, then pgcutover start, unless it has ended", CanGoBack: "there is no move"}
 		return s, nil
 	}
 	if err != nil {
