@@ -131,7 +131,7 @@ func checkRoles(ctx context.Context, p *Pair) ([]Finding, error) {
 			f.Why = "The name belongs to " + owner + ", so start does not make the role; but the schema cannot be restored without it. Make a stand-in, or take what it owns and its rights away on old."
 		} else if may.Makes {
 			f.Severity = Note
-			f.Why = "start makes it there, with its attributes, memberships and settings; with its password, if the tool's role may read that on old. Made by hand beforehand, it is left as it is."
+			f.Why = "start makes it there, or, once it is done, start --sync-schema, with its attributes, memberships and settings; with its password, if the tool's role may read that on old. Made by hand beforehand, it is left as it is."
 		}
 		found = append(found, f)
 	}

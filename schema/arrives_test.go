@@ -163,3 +163,26 @@ func TestSecurityLabelWithoutProvider(t *testing.T) {
 		wantCatalog(t, p.newURL, before)
 	})
 }
+
+// A check that a child only inherits arrives with its parent's, NOT VALID as that
+// is, even if the child's was validated: no difference, neither before the rest of
+// the schema is there nor after. Once the parent's is valid, it is one.
+func TestValidatedChildOfNotValidCheck(t *testing.T) {
+	eachPair(t, func(t *testing.T, p pair) {
+		pgtest.Exec(t, p.oldURL, `create table public.p (id integer primary key, a integer)`, `create table public.c (primary key (id)) inherits (public.p)`,
+			`create table public.g (primary key (id)) inherits (public.c)`, `create table public.own (constraint positive check (a > 0), primary key (id)) inherits (public.p)`,
+			`create table public.r (id integer not null, a integer) partition by range (id)`, `create table public.r1 partition of public.r for values from (1) to (9)`,
+			`alter table public.r1 add primary key (id)`,
+			`alter table public.p add constraint positive check (a > 0) not valid`, `alter table public.r add constraint positive check (a > 0) not valid`,
+			`alter table public.c validate constraint positive`, `alter table public.r1 validate constraint positive`,
+			`create table public.later () inherits (public.p)`)
+		b := p.settled(t)
+		if d := b.Compare(p.fingerprintOld(t), p.fingerprintNew(t)); len(d) > 0 {
+			t.Errorf("right after the restore: %v", d)
+		}
+		pgtest.Exec(t, p.oldURL, `alter table public.p validate constraint positive`)
+		if d := b.Compare(p.fingerprintOld(t), p.fingerprintNew(t)); len(d) == 0 {
+			t.Error("no difference when the check of the parent was validated")
+		}
+	})
+}

@@ -26,6 +26,15 @@ func (p pair) settled(t *testing.T) *Baseline {
 	return b
 }
 
+func (p pair) fingerprintOld(t *testing.T) []Object {
+	t.Helper()
+	objects, err := Fingerprint(t.Context(), p.old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return objects
+}
+
 func (p pair) fingerprintNew(t *testing.T) []Object {
 	t.Helper()
 	objects, err := Fingerprint(t.Context(), p.new)

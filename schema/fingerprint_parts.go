@@ -93,13 +93,16 @@ func indexesQuery(major int) string {
 
 // constraintsSQL10 is for 10, where partitions have no foreign keys from their
 // parents. The columns of a check are sorted: their order in the catalog is
-// that of the expression.
+// that of the expression. weak: pg_dump leaves a check that is only inherited to
+// the parent's, but for partitions; where that is NOT VALID, so is the child's on
+// the new server, even if it is validated on the old one. It counts as not valid
+// on both.
 const constraintsSQL10 = `
 select case when k.conrelid <> 0 then 'table constraint' else 'domain constraint' end,
        case when k.conrelid <> 0 then format('%I on %s', k.conname, k.conrelid::regclass)
                                  else format('%I on %s', k.conname, k.contypid::regtype) end,
        case when k.contype = 'p' or coalesce(i.indisreplident, false) then 'identity'
-            when k.contype = 'c' and k.convalidated then 'pre-data'
+            when k.contype = 'c' and k.convalidated and not w.weak then 'pre-data'
             else 'post-data' end,
        concat_ws(' ',
            case k.contype when 'p' then 'primary key' when 'u' then 'unique' when 'f' then 'foreign key'
@@ -116,8 +119,9 @@ select case when k.conrelid <> 0 then 'table constraint' else 'domain constraint
                || format(' match %s on update %s on delete %s', k.confmatchtype, k.confupdtype, k.confdeltype) end,
            case when k.condeferrable then 'deferrable' end,
            case when k.condeferred then 'deferred' end,
-           case when not k.convalidated then 'not valid' end),
-       pg_get_constraintdef(k.oid),
+           case when not k.convalidated or w.weak then 'not valid' end),
+       case when w.weak then regexp_replace(pg_get_constraintdef(k.oid), ' NOT VALID$', '')
+                        else pg_get_constraintdef(k.oid) end,
        case when k.conrelid <> 0 then (select format('%I.%I', tn.nspname, tc.relname)
                                          from pg_class tc
                                          join pg_namespace tn on tn.oid = tc.relnamespace
@@ -127,6 +131,17 @@ select case when k.conrelid <> 0 then 'table constraint' else 'domain constraint
   from pg_constraint k
   join pg_namespace n on n.oid = k.connamespace
   left join pg_index i on i.indexrelid = k.conindid and i.indrelid = k.conrelid and k.contype in ('p', 'u', 'x')
+ cross join lateral (
+    select case when k.contype <> 'c' or k.conislocal or k.coninhcount = 0
+                  or (select c.relispartition from pg_class c where c.oid = k.conrelid) then false else exists (
+        with recursive above (oid) as (
+            select h.inhparent from pg_inherits h where h.inhrelid = k.conrelid
+            union
+            select h.inhparent from pg_inherits h join above a on h.inhrelid = a.oid
+        )
+        select from above a
+          join pg_constraint p on p.conrelid = a.oid and p.contype = 'c' and p.conname = k.conname
+         where not p.convalidated) end as weak) w
  where k.contype in ('p', 'u', 'f', 'x', 'c')
    and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'pgcutover')
    and not exists (select from pg_depend e
@@ -143,7 +158,7 @@ select case when k.conrelid <> 0 then 'table constraint' else 'domain constraint
        case when k.conrelid <> 0 then format('%I on %s', k.conname, k.conrelid::regclass)
                                  else format('%I on %s', k.conname, k.contypid::regtype) end,
        case when k.contype = 'p' or coalesce(i.indisreplident, false) then 'identity'
-            when k.contype = 'c' and k.convalidated then 'pre-data'
+            when k.contype = 'c' and k.convalidated and not w.weak then 'pre-data'
             else 'post-data' end,
        concat_ws(' ',
            case k.contype when 'p' then 'primary key' when 'u' then 'unique' when 'f' then 'foreign key'
@@ -160,8 +175,9 @@ select case when k.conrelid <> 0 then 'table constraint' else 'domain constraint
                || format(' match %s on update %s on delete %s', k.confmatchtype, k.confupdtype, k.confdeltype) end,
            case when k.condeferrable then 'deferrable' end,
            case when k.condeferred then 'deferred' end,
-           case when not k.convalidated then 'not valid' end),
-       pg_get_constraintdef(k.oid),
+           case when not k.convalidated or w.weak then 'not valid' end),
+       case when w.weak then regexp_replace(pg_get_constraintdef(k.oid), ' NOT VALID$', '')
+                        else pg_get_constraintdef(k.oid) end,
        case when k.conrelid <> 0 then (select format('%I.%I', tn.nspname, tc.relname)
                                          from pg_class tc
                                          join pg_namespace tn on tn.oid = tc.relnamespace
@@ -171,6 +187,17 @@ select case when k.conrelid <> 0 then 'table constraint' else 'domain constraint
   from pg_constraint k
   join pg_namespace n on n.oid = k.connamespace
   left join pg_index i on i.indexrelid = k.conindid and i.indrelid = k.conrelid and k.contype in ('p', 'u', 'x')
+ cross join lateral (
+    select case when k.contype <> 'c' or k.conislocal or k.coninhcount = 0
+                  or (select c.relispartition from pg_class c where c.oid = k.conrelid) then false else exists (
+        with recursive above (oid) as (
+            select h.inhparent from pg_inherits h where h.inhrelid = k.conrelid
+            union
+            select h.inhparent from pg_inherits h join above a on h.inhrelid = a.oid
+        )
+        select from above a
+          join pg_constraint p on p.conrelid = a.oid and p.contype = 'c' and p.conname = k.conname
+         where not p.convalidated) end as weak) w
  where k.contype in ('p', 'u', 'f', 'x', 'c')
    and not (k.contype = 'f' and k.conparentid <> 0)
    and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'pgcutover')

@@ -127,6 +127,7 @@ type rolePlan struct {
 	major    int    // of new
 	roles    []Role // to make, groups first
 	there    []Role // that exist on new, as they are on old
+	earlier  []Role // that an earlier call has made, as they are on old
 	existing map[string]bool
 	ours     []string // made earlier, by this move
 	readable bool     // passwords on old
@@ -162,6 +163,7 @@ func planRoles(ctx context.Context, old, new *pg.Server, afresh bool) (*rolePlan
 		case slices.Contains(p.ours, r.Name) && afresh:
 			p.roles = append(p.roles, r)
 		case slices.Contains(p.ours, r.Name):
+			p.earlier = append(p.earlier, r)
 			p.report.Earlier = append(p.report.Earlier, r.Name)
 		case !slices.Contains(absent, r.Name):
 			p.there = append(p.there, r)

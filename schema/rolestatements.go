@@ -70,9 +70,10 @@ func ActAsSQL(major int, role, member string) string {
 // are carried over; the bootstrap superuser of new takes the place of old's.
 func (p *rolePlan) memberships() []statement {
 	var list []Membership
-	for _, r := range slices.Concat(p.roles, p.there) {
+	for _, r := range slices.Concat(p.roles, p.there, p.earlier) {
+		there := p.existing[r.Name] || slices.Contains(p.report.Earlier, r.Name)
 		for _, m := range r.Memberships {
-			if p.existing[r.Name] && (p.existing[m.Role] || !p.makes(m.Role)) || strings.HasPrefix(m.Role, "pgcutover_") {
+			if there && (p.existing[m.Role] || !p.makes(m.Role)) || strings.HasPrefix(m.Role, "pgcutover_") {
 				continue
 			}
 			if m.Role == p.me.Name || m.Member == m.Role {
@@ -149,6 +150,21 @@ func RoleStatements(ctx context.Context, old, new *pg.Server) ([]string, error) 
 	if err != nil {
 		return nil, err
 	}
+	return p.statements(), nil
+}
+
+// MissingRoleStatements are the statements of MakeRoles as they would be now, for
+// roles that were made on old since; empty when it would make none, or when the
+// tool's role may not.
+func MissingRoleStatements(ctx context.Context, old, new *pg.Server) ([]string, error) {
+	p, err := planRoles(ctx, old, new, false)
+	if err != nil || len(p.roles) == 0 || !p.me.Super && !p.me.CreateRole {
+		return nil, err
+	}
+	return p.statements(), nil
+}
+
+func (p *rolePlan) statements() []string {
 	list := []statement{{sql: strings.TrimSpace(keepRolesSQL)}, {sql: strings.TrimSpace(carriedSQL)}}
 	for _, r := range p.roles {
 		list = append(list, statement{sql: r.createPlain()}, statement{sql: strings.TrimSpace(pg.Fill(keepRoleSQL, r.Name))})
@@ -160,7 +176,7 @@ func RoleStatements(ctx context.Context, old, new *pg.Server) ([]string, error) 
 	for _, c := range p.changes(p.roles) {
 		list = append(list, c.statement, c.record())
 	}
-	return shownAll(list), nil
+	return shownAll(list)
 }
 
 // shownAll returns the statements for a plan.

@@ -126,10 +126,18 @@ func (m *Move) Drift(ctx context.Context, whole bool) (*Drift, error) {
 	for _, f := range fixes {
 		d.Differences = append(d.Differences, drifted(f))
 	}
+	if byHandOnly(d.Differences, len(differences)) && apply == syncApply {
+		d.Apply = "by hand, as it says with each of them"
+	}
 	for _, more := range differences[min(len(differences), mostFixes):] {
 		d.Differences = append(d.Differences, drifted(schema.Fix{Difference: more}))
 	}
 	return d, nil
+}
+
+// byHandOnly reports whether statements could be derived for none of n differences.
+func byHandOnly(derived []Drifted, n int) bool {
+	return len(derived) == n && n > 0 && !slices.ContainsFunc(derived, func(d Drifted) bool { return d.Advice == "" })
 }
 
 func drifted(f schema.Fix) Drifted {
@@ -294,6 +302,9 @@ func goingBack(differences []schema.Difference) []schema.Difference {
 // backInLine is what to do about differences before a rollback.
 const backInLine = "bring the old server's schema in line with the new one's, or, to go back and leave behind what is only on new, run: pgcutover rollback --leave-behind"
 
+// syncApply brings new in line before the first cutover.
+const syncApply = "pgcutover start --sync-schema"
+
 // inLine says what brings the new server in line: start --sync-schema until the
 // first cutover, which knows the stream that start has made only.
 func (m *Move) inLine(ctx context.Context) (string, error) {
@@ -302,7 +313,7 @@ func (m *Move) inLine(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if pos.Forward == 0 {
-		return "pgcutover start --sync-schema", nil
+		return syncApply, nil
 	}
 	return "run on the new server by hand, after set default_transaction_read_only = off, the statements that pgcutover status shows (start --sync-schema is for the time before the first cutover); " +
 		"for tables that were made or replaced: pgcutover abort, then start", nil

@@ -123,6 +123,9 @@ func (d Drifted) write(b *strings.Builder, indent string) {
 // Text shows what is about to be done, for people.
 func (p SyncPlan) Text() string {
 	var b strings.Builder
+	for _, sql := range p.Roles {
+		fmt.Fprintf(&b, "%s;\n", sql)
+	}
 	for _, d := range p.Differences {
 		d.write(&b, "")
 	}

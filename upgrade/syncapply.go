@@ -13,6 +13,7 @@ import (
 
 	"github.com/pgcutover/pgcutover/internal/hint"
 	"github.com/pgcutover/pgcutover/internal/pg"
+	"github.com/pgcutover/pgcutover/internal/state"
 	"github.com/pgcutover/pgcutover/schema"
 	"github.com/pgcutover/pgcutover/subscriber"
 )
@@ -104,6 +105,7 @@ func (y *schemaSync) early(ctx context.Context, r *syncRound, c *chosen) error {
 		func() error { return run(func(f schema.Fix) []string { return f.Drop }) },
 		func() error { return y.loosen(ctx, conn, r) },
 		func() error { return c.restore(ctx, y, schema.Tables) },
+		func() error { return y.made(ctx, r) },
 		func() error {
 			return run(func(f schema.Fix) []string {
 				if f.Late {
@@ -119,6 +121,32 @@ func (y *schemaSync) early(ctx context.Context, r *syncRound, c *chosen) error {
 		}
 	}
 	return nil
+}
+
+// makeRoles makes the roles that were made on old since, as start does: what
+// comes after it names them.
+func (y *schemaSync) makeRoles(ctx context.Context, r *syncRound) error {
+	if len(r.roles) == 0 {
+		return nil
+	}
+	report, err := schema.MakeRoles(ctx, y.Old, y.New, func(text string) { y.progress("roles", text) })
+	y.tell("roles", report.Notices)
+	return err
+}
+
+// made remembers at once which tables were made: what fails later in the round
+// must not leave them taken for those that they replace.
+func (y *schemaSync) made(ctx context.Context, r *syncRound) error {
+	if r.baseline == nil || !slices.ContainsFunc(r.fixes, func(f schema.Fix) bool { return f.Whole }) {
+		return nil
+	}
+	brought, err := schema.Inventory(ctx, y.Old)
+	if err != nil {
+		return err
+	}
+	r.baseline.Bring(brought)
+	r.baseline.Remade(r.old, r.fixes)
+	return state.SetBaseline(ctx, y.New, r.baseline)
 }
 
 // loosen makes new take rows that lack what it still has.

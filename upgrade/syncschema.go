@@ -28,6 +28,8 @@ import (
 // SyncPlan is what SyncSchema is about to do.
 type SyncPlan struct {
 	Differences []Drifted `json:"differences"`
+	// Roles are the statements that make what was made on old since.
+	Roles []string `json:"roles,omitempty"`
 	// Scripts are what is restored on new as pg_dump describes it, as SQL.
 	Scripts []string `json:"scripts,omitempty"`
 	// Publish are the tables that are added to the publication on old and copied.
@@ -127,7 +129,8 @@ type syncRound struct {
 	fixes    []schema.Fix // that something was derived for
 	left     []schema.Fix
 	publish  []publisher.Table
-	stale    bool // the subscription's tables are not the publication's
+	roles    []string // statements that make those that are missing
+	stale    bool     // the subscription's tables are not the publication's
 }
 
 func (y *schemaSync) run(ctx context.Context) error {
@@ -139,7 +142,7 @@ func (y *schemaSync) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if len(r.fixes) == 0 && len(r.publish) == 0 && !r.stale {
+		if len(r.fixes) == 0 && len(r.publish) == 0 && len(r.roles) == 0 && !r.stale {
 			return y.finish(ctx, r)
 		}
 		if err := y.round(ctx, r); err != nil {
@@ -164,6 +167,9 @@ func (y *schemaSync) look(ctx context.Context) (*syncRound, error) {
 		return nil, err
 	}
 	r := &syncRound{old: old}
+	if r.roles, err = schema.MissingRoleStatements(ctx, y.Old, y.New); err != nil {
+		return nil, err
+	}
 	if r.baseline, err = y.baseline(ctx); err != nil {
 		return nil, err
 	}
@@ -245,11 +251,14 @@ func (y *schemaSync) round(ctx context.Context, r *syncRound) error {
 	if choice.archive != nil {
 		defer choice.archive.Close() //nolint:errcheck // a temporary folder
 	}
-	plan := SyncPlan{Publish: r.publish, Scripts: choice.scripts}
+	plan := SyncPlan{Publish: r.publish, Roles: r.roles, Scripts: choice.scripts}
 	for _, f := range r.fixes {
 		plan.Differences = append(plan.Differences, drifted(f))
 	}
 	if err := y.ask(plan); err != nil {
+		return err
+	}
+	if err := y.makeRoles(ctx, r); err != nil {
 		return err
 	}
 	if err := y.paused(ctx, func() error { return y.early(ctx, r, choice) }); err != nil {

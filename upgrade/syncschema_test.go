@@ -204,10 +204,19 @@ func TestSyncSchemaGuessesNothing(t *testing.T) {
 		`alter table public.item alter column name type integer using length(name)`,
 		`create index item_numbered on public.item (id desc)`)
 	pgtest.Exec(t, newURL, `set default_transaction_read_only = off`, `create table public.mine (id integer)`)
+	wantApply := func(when, want string) {
+		t.Helper()
+		m.forget()
+		if d, err := m.Drift(t.Context(), true); err != nil || !strings.HasPrefix(d.Apply, want) {
+			t.Errorf("what brings new in line %s: %+v, %v", when, d, err)
+		}
+	}
+	wantApply("while an index can be made", "pgcutover start --sync-schema")
 	report, err := m.SyncSchema(t.Context(), silent)
 	if !errors.Is(err, ErrDrift) {
 		t.Errorf("got %v", err)
 	}
+	wantApply("when nothing can be derived", "by hand")
 	left := map[string]string{}
 	for _, d := range report.Left {
 		if len(d.Statements) > 0 || d.Whole {
