@@ -141,6 +141,21 @@ func (c *Cutover) gateLag(ctx context.Context) (publisher.Lag, error) {
 	return lag, nil
 }
 
+// named is how many objects go into one message.
+const named = 10
+
+// few names the first of a long list.
+func few[T any](list []T) string {
+	names := make([]string, 0, named+1)
+	for _, one := range list[:min(len(list), named)] {
+		names = append(names, fmt.Sprint(one))
+	}
+	if n := len(list) - named; n > 0 {
+		names = append(names, fmt.Sprintf("and %d more", n))
+	}
+	return strings.Join(names, ", ")
+}
+
 // gateTables proves that what is in scope, what is published and what is
 // subscribed are the same tables, and that all of them are ready.
 func (c *Cutover) gateTables(ctx context.Context) (int, error) {
@@ -175,14 +190,14 @@ func (c *Cutover) gateTables(ctx context.Context) (int, error) {
 			break // what does not go back was named and accepted
 		}
 		if len(missing) > 0 {
-			return 0, blocked(c.inLine("tables were made since: their rows would be lost"), "not %s: %v", pair.what, missing)
+			return 0, blocked(c.inLine("tables were made since: their rows would be lost"), "not %s: %s", pair.what, few(missing))
 		}
 		if len(extra) > 0 {
-			return 0, blocked(c.inLine("tables were dropped, renamed or taken out of scope since"), "%s but not in scope on %s: %v", pair.what, c.Direction.Source(), extra)
+			return 0, blocked(c.inLine("tables were dropped, renamed or taken out of scope since"), "%s but not in scope on %s: %s", pair.what, c.Direction.Source(), few(extra))
 		}
 	}
 	if len(waiting) > 0 {
-		return 0, blocked("wait until they are ready: pgcutover status --watch", "tables still being copied: %s", strings.Join(waiting, ", "))
+		return 0, blocked("wait until they are ready: pgcutover status --watch", "tables still being copied: %s", few(waiting))
 	}
 	return len(want), nil
 }

@@ -129,9 +129,15 @@ func TestRollbackLeavesBehind(t *testing.T) {
 	firstPair(t, func(t *testing.T, pair pgtest.Pair) {
 		m := started(t, pair, "create sequence public.narrow as integer")
 		m.writes(t, pg.Old)
+		// Without a stream back, as after a cutover that keeps no way back, it is all
+		// tables, in one line.
+		stays, err := m.NotGoingBack(t.Context())
+		if text := strings.Join(stays, "\n"); err != nil || !strings.Contains(text, "there is no stream back to old") || strings.Contains(text, "made on new since") {
+			t.Errorf("without a stream back: %q, %v", stays, err)
+		}
 		m.run(t)
 		pgtest.Exec(t, m.newURL, "create table public.later (id integer primary key)", "insert into public.later values (1)")
-		stays, err := m.NotGoingBack(t.Context())
+		stays, err = m.NotGoingBack(t.Context())
 		if err != nil || !strings.Contains(strings.Join(stays, "\n"), "public.later") {
 			t.Errorf("what stays on new: %q, %v", stays, err)
 		}

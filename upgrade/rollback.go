@@ -28,6 +28,10 @@ func (m *Move) NotGoingBack(ctx context.Context) ([]string, error) {
 	}
 	var out []string
 	missing, _ := publisher.Compare(on, carried)
+	if len(carried) == 0 && len(missing) > 0 {
+		out = append(out, fmt.Sprintf("all %d tables: there is no stream back to old (rollback.keep was false, or it was removed); what was written on new since the cutover stays there", len(missing)))
+		missing = nil
+	}
 	for _, t := range missing {
 		out = append(out, fmt.Sprintf("table %s: made on new since the cutover; its rows stay there", t))
 	}

@@ -61,6 +61,9 @@ type AnalyzeOptions struct {
 	Jobs int
 	// PerTable bounds one table's ANALYZE; 0 means 15 minutes.
 	PerTable time.Duration
+	// Answer is how long the server may take for what is quick, and for an ANALYZE
+	// beyond PerTable; after that the session is given up. 0 means 5 minutes.
+	Answer time.Duration
 	// LockTimeout bounds the wait for one table's lock; 0 means 3 seconds.
 	// Below the server's deadlock_timeout (1 s) an autovacuum worker is never
 	// told to give way.
@@ -99,6 +102,7 @@ const smallTable = 16 << 20
 func (o AnalyzeOptions) withDefaults() AnalyzeOptions {
 	o.Jobs = cmp.Or(max(o.Jobs, 0), 4)
 	o.PerTable = cmp.Or(max(o.PerTable, 0), 15*time.Minute)
+	o.Answer = cmp.Or(max(o.Answer, 0), 5*time.Minute)
 	o.LockTimeout = cmp.Or(max(o.LockTimeout, 0), 3*time.Second)
 	o.Attempts = max(cmp.Or(o.Attempts, 3), 0)
 	o.Small = cmp.Or(o.Small, smallTable)
@@ -216,7 +220,11 @@ func (a *analysis) run(ctx context.Context, choose func(context.Context, *pgx.Co
 		report.Stages, report.Tables = a.reports, a.tables()
 		report.Took = time.Since(began)
 	}()
-	chosen, err := a.look(ctx, choose)
+	var chosen []*relation
+	err = answered(ctx, a.server, surveyBound+a.options.Answer, func(ctx context.Context) (err error) {
+		chosen, err = a.look(ctx, choose)
+		return err
+	})
 	if err != nil || len(chosen) == 0 { // a table with a hole is chosen
 		return report, err
 	}
@@ -225,7 +233,8 @@ func (a *analysis) run(ctx context.Context, choose func(context.Context, *pgx.Co
 	if err != nil {
 		return report, err
 	}
-	if err := a.forbid(ctx, sessions, chosen); err != nil {
+	err = answered(ctx, a.server, a.options.Answer, func(ctx context.Context) error { return a.forbid(ctx, sessions, chosen) })
+	if err != nil {
 		return report, err
 	}
 	watched, err := a.watched(ctx, sessions)
@@ -237,10 +246,13 @@ func (a *analysis) run(ctx context.Context, choose func(context.Context, *pgx.Co
 		return report, err
 	}
 	a.leave(chosen)
-	missing, err := a.missing(ctx)
-	if missing != nil {
-		report.Missing = missing
-	}
+	err = answered(ctx, a.server, surveyBound+a.options.Answer, func(ctx context.Context) error {
+		missing, err := a.missing(ctx)
+		if missing != nil {
+			report.Missing = missing
+		}
+		return err
+	})
 	return report, err
 }
 

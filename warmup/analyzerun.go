@@ -226,10 +226,13 @@ func (a *analysis) one(ctx context.Context, se *session, t task) error {
 	if o := a.outcomeSafely(t.relation); o == Gone || a.isRough(t) && o != "" && o != Analyzed {
 		return nil // what was locked waits for the last stage
 	}
-	inTime, err := se.hurry(ctx)
-	if err == nil && inTime {
-		err = a.analyze(ctx, se, t)
-	}
+	inTime := true
+	err := answered(ctx, a.server, a.patience(t), func(ctx context.Context) (err error) {
+		if inTime, err = se.hurry(ctx); err == nil && inTime {
+			err = a.analyze(ctx, se, t)
+		}
+		return err
+	})
 	if ctx.Err() != nil {
 		return fmt.Errorf("analyzing %s: %w", t.Table, cancelled(ctx))
 	}
@@ -246,18 +249,31 @@ func (a *analysis) one(ctx context.Context, se *session, t task) error {
 	var blockers []Blocker
 	if outcome == Locked {
 		// The sentry may have meant the ANALYZE that has just ended.
-		blockers, err = blockersOf(ctx, se.conn, t.Table, t.OID, t.descendants(a.known))
+		err = answered(ctx, a.server, a.options.Answer, func(ctx context.Context) (err error) {
+			blockers, err = blockersOf(ctx, se.conn, t.Table, t.OID, t.descendants(a.known))
+			return err
+		})
 		if err != nil && !pg.Lost(err) && !pg.IsCode(err, pg.QueryCanceled) {
 			return err
 		}
 	}
 	if se.conn.IsClosed() {
-		if err := se.reopen(ctx); err != nil {
-			return err
+		again := se.reopen(ctx)
+		if again != nil && errors.Is(err, errSilent) {
+			return fmt.Errorf("analyzing %s: %w; %w", t.Table, err, again)
+		}
+		if again != nil {
+			return again
 		}
 	}
 	a.note(t, outcome, reason, blockers, time.Since(began))
 	return nil
+}
+
+// patience is how long a server may take to analyze a table: as long as it lets the
+// statement itself, and for the locks on partitions, one by one.
+func (a *analysis) patience(t task) time.Duration {
+	return a.options.PerTable + a.options.Answer + a.options.LockTimeout + time.Duration(len(t.descendants(a.known)))*time.Second
 }
 
 // analyze is the ANALYZE itself, with the target that the task has.

@@ -52,7 +52,7 @@ func (a *analysis) watched(ctx context.Context, sessions *sessions) (end func() 
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
-	go func() { ended <- watch(ctx, conn, sessions) }()
+	go func() { ended <- a.watch(ctx, conn, sessions) }()
 	return func() error {
 		cancel()
 		err := <-ended
@@ -62,7 +62,7 @@ func (a *analysis) watched(ctx context.Context, sessions *sessions) (end func() 
 }
 
 // watch looks until ctx ends.
-func watch(ctx context.Context, conn *pgx.Conn, sessions *sessions) error {
+func (a *analysis) watch(ctx context.Context, conn *pgx.Conn, sessions *sessions) error {
 	tick := time.NewTicker(sentryEvery)
 	defer tick.Stop()
 	for {
@@ -71,7 +71,8 @@ func watch(ctx context.Context, conn *pgx.Conn, sessions *sessions) error {
 			return nil
 		case <-tick.C:
 		}
-		if err := giveWay(ctx, conn, sessions); err != nil && ctx.Err() == nil {
+		err := answered(ctx, a.server, a.options.Answer, func(ctx context.Context) error { return giveWay(ctx, conn, sessions) })
+		if err != nil && ctx.Err() == nil {
 			return err
 		}
 	}

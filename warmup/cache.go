@@ -31,6 +31,10 @@ type WarmOptions struct {
 	// PerTable bounds the time for one table: no statement may take longer,
 	// and none begins later. 0 means 2 minutes.
 	PerTable time.Duration
+	// Answer is how long a server may take for each exchange; after that the session
+	// is given up, with a warning. 0 means a minute longer than PerTable, and three
+	// minutes at least.
+	Answer time.Duration
 	// Total bounds the time for all tables: nothing is begun later. 0 means 15
 	// minutes.
 	Total time.Duration
@@ -72,6 +76,7 @@ func (o WarmOptions) withDefaults() WarmOptions {
 	o.Total = cmp.Or(max(o.Total, 0), 15*time.Minute)
 	o.LockTimeout = cmp.Or(max(o.LockTimeout, 0), time.Second)
 	o.PerTable = min(o.PerTable, o.Total)
+	o.Answer = cmp.Or(max(o.Answer, 0), max(o.PerTable+time.Minute, 3*time.Minute))
 	o.Rate = max(o.Rate, 0)
 	return o
 }
@@ -124,7 +129,7 @@ func (t TableWarmth) String() string {
 	if t.Ranges > 0 {
 		how += fmt.Sprintf(" and %d hot ranges", t.Ranges)
 	}
-	return fmt.Sprintf("%s: %s, %s, %s of them read, %s", t.Table, how, size(t.Bytes), size(t.Read), t.Took.Round(time.Millisecond))
+	return fmt.Sprintf("%s: %s, %s warmed, %s read for it, %s", t.Table, how, size(t.Bytes), size(t.Read), t.Took.Round(time.Millisecond))
 }
 
 // WarmReport is what Warm did, also when it returns an error.

@@ -41,7 +41,11 @@ func (w *warming) keepAll(ctx context.Context, readers []*reader) error {
 	for _, r := range readers {
 		files = append(files, w.files[r.Table]...)
 	}
-	found, _, err := lookIntoCache(ctx, conn, files)
+	var found []cached
+	err = answered(ctx, w.server, w.options.Answer, func(ctx context.Context) (err error) {
+		found, _, err = lookIntoCache(ctx, conn, files)
+		return err
+	})
 	if errors.Is(err, errNoCache) {
 		return nil
 	}
@@ -62,7 +66,7 @@ func (w *warming) keepAll(ctx context.Context, readers []*reader) error {
 	if err != nil {
 		return err
 	}
-	err = w.findRoom(ctx, conn)
+	err = answered(ctx, w.server, w.options.Answer, func(ctx context.Context) error { return w.findRoom(ctx, conn) })
 	if pg.IsCode(err, pg.QueryCanceled) && ctx.Err() == nil {
 		return nil // what was known before holds
 	}

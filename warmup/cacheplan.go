@@ -83,6 +83,13 @@ func (w *warming) plan(ctx context.Context) ([]*reader, error) {
 		return nil, fmt.Errorf("opening a session to list tables: %w", err)
 	}
 	defer endSession(ctx, conn)
+	var readers []*reader
+	err = answered(ctx, w.server, w.options.Answer, func(ctx context.Context) (err error) { readers, err = w.list(ctx, conn); return err })
+	return readers, err
+}
+
+// list is plan in a session.
+func (w *warming) list(ctx context.Context, conn *pgx.Conn) ([]*reader, error) {
 	var buffers int64
 	if err := conn.QueryRow(ctx, serverFactsSQL).Scan(&buffers, &w.blockSize, &w.prewarm); err != nil {
 		return nil, fmt.Errorf("asking for the size of the cache: %w", err)

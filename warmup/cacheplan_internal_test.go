@@ -3,7 +3,20 @@ package warmup
 import (
 	"fmt"
 	"testing"
+	"time"
 )
+
+// More may be read than is warmed: the pages of indexes on the way there.
+func TestWarmedText(t *testing.T) {
+	table := TableWarmth{Table: Table{Schema: "public", Name: "t"}, Method: LastBlocks, Bytes: 40 << 10, Read: 72 << 10, Took: time.Second}
+	if got, want := table.String(), `"public"."t": last blocks, 40 kB warmed, 72 kB read for it, 1s`; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	round := Round{Report: WarmReport{Bytes: 715 << 10, Read: 1344 << 10, Took: time.Second}}
+	if got, want := round.Summary(), "how warm it is cannot be seen; 715 kB warmed, 1344 kB read for it by queries in 1s"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
 
 // Among many tables each one's part of the budget is less than a block for its
 // rows and for each index: the hottest get whole ones, and no more than there are.

@@ -110,7 +110,12 @@ func (w *warming) explain(ctx context.Context, r *reader, err error) {
 	switch {
 	case pg.IsCode(err, pg.LockNotAvailable):
 		text = "it is locked"
-		if blockers, errAsk := blockersOf(ctx, r.conn, r.Table, 0, []uint32{r.OID}); errAsk == nil && len(blockers) > 0 {
+		var blockers []Blocker
+		errAsk := r.answered(ctx, func(ctx context.Context) (err error) {
+			blockers, err = blockersOf(ctx, r.conn, r.Table, 0, []uint32{r.OID})
+			return err
+		})
+		if errAsk == nil && len(blockers) > 0 {
 			text += ": " + blockers[0].String()
 		}
 	case pg.IsCode(err, pg.QueryCanceled):

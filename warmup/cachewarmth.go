@@ -78,11 +78,16 @@ func (w *Warmth) read(ctx context.Context, s *pg.Server, hot *HotSet) error {
 		return err
 	}
 	defer endSession(ctx, conn)
-	files, err := filesOf(ctx, conn)
-	if err != nil {
+	var files []*file
+	var found []cached
+	var advice string
+	err = answered(ctx, s, o.answer(), func(ctx context.Context) (err error) {
+		if files, err = filesOf(ctx, conn); err != nil {
+			return err
+		}
+		found, advice, err = lookIntoCache(ctx, conn, files)
 		return err
-	}
-	found, advice, err := lookIntoCache(ctx, conn, files)
+	})
 	if errors.Is(err, errNoCache) {
 		w.Advice = advice
 		return nil
@@ -91,7 +96,8 @@ func (w *Warmth) read(ctx context.Context, s *pg.Server, hot *HotSet) error {
 		return err
 	}
 	// Rows are looked up through indexes, in loops.
-	lookups, err := s.Connect(ctx, "warm", (&warming{server: s, options: WarmOptions{}.withDefaults()}).settings())
+	settings := WarmOptions{}.withDefaults()
+	lookups, err := s.Connect(ctx, "warm", (&warming{server: s, options: settings}).settings())
 	if err != nil {
 		return err
 	}
@@ -102,7 +108,10 @@ func (w *Warmth) read(ctx context.Context, s *pg.Server, hot *HotSet) error {
 		t := &hot.Tables[i]
 		one := TableInside{Table: t.Table, Missing: inside[t.Table] == nil}
 		if !one.Missing {
-			if err := one.count(ctx, lookups, hot.Source == FromBufferCache, t, inside[t.Table]); err != nil {
+			err := answered(ctx, s, settings.Answer, func(ctx context.Context) error {
+				return one.count(ctx, lookups, hot.Source == FromBufferCache, t, inside[t.Table])
+			})
+			if err != nil {
 				return err
 			}
 		} else {

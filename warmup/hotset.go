@@ -184,26 +184,40 @@ func (h *HotSet) read(ctx context.Context, from *pg.Server, o HotSetOptions) err
 		return err
 	}
 	defer endSession(ctx, conn)
-	files, err := filesOf(ctx, conn)
+	var files []*file
+	err = answered(ctx, from, o.answer(), func(ctx context.Context) (err error) {
+		if files, err = filesOf(ctx, conn); err != nil {
+			return err
+		}
+		if err := conn.QueryRow(ctx, cacheSizeSQL).Scan(&h.Cache); err != nil {
+			return fmt.Errorf("asking for the size of the cache: %w", err)
+		}
+		return nil
+	})
 	if err != nil {
 		return err
 	}
-	if err := conn.QueryRow(ctx, cacheSizeSQL).Scan(&h.Cache); err != nil {
-		return fmt.Errorf("asking for the size of the cache: %w", err)
-	}
-	found, err := h.fromCache(ctx, conn, files)
-	if err == nil && !found {
-		err = h.fromCounts(ctx, conn, files, o.sample(files))
-	}
+	sample := o.sample(files)
+	err = answered(ctx, from, o.answer()+sample, func(ctx context.Context) error {
+		found, err := h.fromCache(ctx, conn, files)
+		if err == nil && !found {
+			err = h.fromCounts(ctx, conn, files, sample)
+		}
+		return err
+	})
 	if err != nil {
 		return err
 	}
 	h.collect(files)
 	if h.Source == FromBufferCache {
-		return h.mark(ctx, conn)
+		return h.mark(ctx, from, conn, o.answer())
 	}
 	return nil
 }
+
+// answer is how long an exchange with the server may take, whose statements
+// statement_timeout ends after Bound.
+func (o HotSetOptions) answer() time.Duration { return o.Bound + 2*time.Minute }
 
 // lookSettings are those of a session that looks into a cache.
 func lookSettings(s *pg.Server, o HotSetOptions) map[string]string {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -53,7 +54,7 @@ select distinct on (1) (t.ctid::text::point)[0]::bigint, array[%[1]s]
 
 // mark reads marks of the tables for which it matters where their hot blocks
 // are. A table that cannot be read has none.
-func (h *HotSet) mark(ctx context.Context, conn *pgx.Conn) error {
+func (h *HotSet) mark(ctx context.Context, from *pg.Server, conn *pgx.Conn, bound time.Duration) error {
 	n := 0
 	for i := range h.Tables {
 		t := &h.Tables[i]
@@ -61,7 +62,7 @@ func (h *HotSet) mark(ctx context.Context, conn *pgx.Conn) error {
 			continue
 		}
 		n++
-		err := t.readMarks(ctx, conn)
+		err := answered(ctx, from, bound, func(ctx context.Context) error { return t.readMarks(ctx, conn) })
 		if pg.Lost(err) || ctx.Err() != nil {
 			return err
 		}

@@ -190,7 +190,7 @@ func (r *reader) age(ctx context.Context, i index) (*time.Duration, error) {
 	}
 	column := pgx.Identifier{i.Columns[0]}.Sanitize()
 	var seconds *float64
-	if err := r.conn.QueryRow(ctx, fmt.Sprintf(sql, column, r.Table)).Scan(&seconds); err != nil {
+	if err := r.row(ctx, fmt.Sprintf(sql, column, r.Table), nil, &seconds); err != nil {
 		return nil, fmt.Errorf("looking for the newest %s: %w", i.Columns[0], err)
 	}
 	if seconds == nil {
@@ -212,7 +212,7 @@ select quote_literal((now() - make_interval(secs => $1))::text),
 // is followed over it whatever the planner knows.
 func (r *reader) since(ctx context.Context, typ string) (string, error) {
 	var zoned, utc string
-	if err := r.conn.QueryRow(ctx, sinceSQL, r.options.Recent.Seconds()).Scan(&zoned, &utc); err != nil {
+	if err := r.row(ctx, sinceSQL, []any{r.options.Recent.Seconds()}, &zoned, &utc); err != nil {
 		return "", fmt.Errorf("asking for the time: %w", err)
 	}
 	switch typ {
@@ -234,7 +234,7 @@ const lastUUIDSQL = `select %[1]s from only %[2]s order by %[1]s desc limit 1`
 func (r *reader) timeOrdered(ctx context.Context, column string) (bool, error) {
 	var last pgtype.UUID
 	sql := fmt.Sprintf(lastUUIDSQL, pgx.Identifier{column}.Sanitize(), r.Table)
-	err := r.conn.QueryRow(ctx, sql).Scan(&last)
+	err := r.row(ctx, sql, nil, &last)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return false, nil
 	}

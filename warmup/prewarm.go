@@ -72,9 +72,9 @@ func (r *reader) misses(ctx context.Context, tx pgx.Tx) (int64, error) {
 
 // counted runs f in a transaction of its own, short so that nobody who alters
 // the table has to wait for long, and books what it read.
-func (r *reader) counted(ctx context.Context, f func(pgx.Tx) error) error {
+func (r *reader) counted(ctx context.Context, f func(context.Context, pgx.Tx) error) error {
 	var read int64
-	err := func() error {
+	err := r.answered(ctx, func(ctx context.Context) error {
 		tx, err := r.conn.Begin(ctx)
 		if err != nil {
 			return err
@@ -84,13 +84,13 @@ func (r *reader) counted(ctx context.Context, f func(pgx.Tx) error) error {
 		if err != nil {
 			return err
 		}
-		if err := f(tx); err != nil {
+		if err := f(ctx, tx); err != nil {
 			return err
 		}
 		after, err := r.misses(ctx, tx)
 		read = max(after-before, 0) * r.blockSize
 		return err
-	}()
+	})
 	if err != nil {
 		return err
 	}
@@ -137,7 +137,8 @@ func (r *reader) prewarmOnce(ctx context.Context, oid uint32, begin, end int64) 
 		return err
 	})
 	batch.Queue(missesSQL, r.oids).QueryRow(func(row pgx.Row) error { return row.Scan(&after) })
-	if err := r.conn.SendBatch(ctx, &batch).Close(); err != nil {
+	err = r.answered(ctx, func(ctx context.Context) error { return r.conn.SendBatch(ctx, &batch).Close() })
+	if err != nil {
 		return 0, err
 	}
 	return n, r.paid(ctx, max(after-before, 0)*r.blockSize)
@@ -248,7 +249,7 @@ func (r *reader) sample(ctx context.Context, where, order string) ([]int64, erro
 	if err != nil || !direct {
 		return nil, err
 	}
-	err = r.counted(ctx, func(tx pgx.Tx) error {
+	err = r.counted(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, sql)
 		if err != nil {
 			return err

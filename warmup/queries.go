@@ -90,13 +90,7 @@ const clientPathSQL = `select current_setting('search_path')`
 
 // clientPath asks in a session without the tool's own settings.
 func clientPath(ctx context.Context, s *pg.Server) (path string, err error) {
-	conn, err := s.ConnectAsClient(ctx)
-	if err != nil {
-		return "", err
-	}
-	defer endSession(ctx, conn)
-	err = conn.QueryRow(ctx, clientPathSQL).Scan(&path)
-	return path, err
+	return path, askAsClient(ctx, s, clientPathSQL, &path)
 }
 
 // traffic is one call of RunQueries.

@@ -155,13 +155,21 @@ func (e *explainer) readRoles(ctx context.Context) error {
 
 // serverPath asks in a session without the tool's own settings.
 func serverPath(ctx context.Context, s *pg.Server) (path string, err error) {
+	return path, askAsClient(ctx, s, serverPathSQL, &path)
+}
+
+// askAsClient asks for one value in a session without the tool's own settings. Where
+// SERIALIZABLE is the default, a standby would refuse to answer.
+// Postgres manual: 13.2.3, Serializable Isolation Level.
+func askAsClient(ctx context.Context, s *pg.Server, sql string, into any) error {
 	conn, err := s.ConnectAsClient(ctx)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer endSession(ctx, conn)
-	err = conn.QueryRow(ctx, serverPathSQL).Scan(&path)
-	return path, err
+	return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, sql).Scan(into)
+	})
 }
 
 // pathOf is the search_path that a role's sessions begin with.

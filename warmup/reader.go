@@ -99,11 +99,15 @@ func (r *reader) prepare(ctx context.Context) error {
 	if r.prepared {
 		return nil
 	}
-	var err error
-	if r.indexes, err = indexesOf(ctx, r.conn, r.relation); err != nil {
+	err := r.answered(ctx, func(ctx context.Context) (err error) {
+		r.indexes, err = indexesOf(ctx, r.conn, r.relation)
+		return err
+	})
+	if err != nil {
 		return err
 	}
-	if r.ranges, err = r.hotRanges(ctx); err != nil {
+	err = r.answered(ctx, func(ctx context.Context) (err error) { r.ranges, err = r.hotRanges(ctx); return err })
+	if err != nil {
 		return err
 	}
 	r.prepared = true
@@ -232,7 +236,7 @@ func (r *reader) portion(sofar, bytes, most int64) int64 {
 func (r *reader) walk(ctx context.Context, a along) error {
 	rows, bytes := r.warmth.Rows, r.warmth.Bytes
 	for end := false; !end && !r.full(); {
-		err := r.counted(ctx, func(tx pgx.Tx) error {
+		err := r.counted(ctx, func(ctx context.Context, tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, "declare pgcutover_warm no scroll cursor for "+r.alongSQL(a)); err != nil {
 				return err
 			}
@@ -361,7 +365,7 @@ func (r *reader) queryBlocks(ctx context.Context, from, to int64) (int64, error)
 		}
 		begin := max(from, end-min(r.portion(to-end, r.warmth.Bytes-bytes, r.pace.most()), max(fit, 1)))
 		var rows, apart, found int64
-		err := r.counted(ctx, func(tx pgx.Tx) error {
+		err := r.counted(ctx, func(ctx context.Context, tx pgx.Tx) error {
 			return tx.QueryRow(ctx, r.rangeSQL(looked, begin, end)).Scan(&rows, &apart, &found)
 		})
 		if err != nil {
@@ -441,7 +445,7 @@ type planNode struct {
 // Postgres manual: EXPLAIN.
 func (r *reader) explain(ctx context.Context, sql string) (planNode, error) {
 	var text []byte
-	if err := r.conn.QueryRow(ctx, sql).Scan(&text); err != nil {
+	if err := r.row(ctx, sql, nil, &text); err != nil {
 		return planNode{}, err
 	}
 	var plans []struct{ Plan planNode }

@@ -58,8 +58,8 @@ func (r Round) Summary() string {
 	if r.Report.Prewarm {
 		with = "by pg_prewarm"
 	}
-	return text + fmt.Sprintf("; %s of %s were not there and were read %s in %s",
-		size(r.Report.Read), size(r.Report.Bytes), with, r.Report.Took.Round(100*time.Millisecond))
+	return text + fmt.Sprintf("; %s warmed, %s read for it %s in %s",
+		size(r.Report.Bytes), size(r.Report.Read), with, r.Report.Took.Round(100*time.Millisecond))
 }
 
 // Advice is what would make the next round better or cheaper, with the server
@@ -140,8 +140,13 @@ func WarmByOld(ctx context.Context, old, s *pg.Server, hot HotSetOptions, o Warm
 	return r, nil
 }
 
-// untilEvery is how often it is asked whether there is still need.
-const untilEvery = time.Second
+// untilEvery is how often it is asked whether there is still need, and untilAnswer how
+// long for: a server that says nothing must not keep the question from being asked
+// again.
+const (
+	untilEvery  = time.Second
+	untilAnswer = 2 * time.Minute
+)
 
 // errNoNeed ends a round that is under way.
 var errNoNeed = errors.New("there is no more need")
@@ -186,7 +191,10 @@ func KeepWarm(ctx context.Context, old, s *pg.Server, o RoundOptions) error {
 // watch returns errNoNeed when there is no more need.
 func (o RoundOptions) watch(ctx context.Context) error {
 	for {
-		if enough, err := o.Until(ctx); err == nil && enough {
+		asking, cancel := context.WithTimeout(ctx, untilAnswer)
+		enough, err := o.Until(asking)
+		cancel()
+		if err == nil && enough {
 			return errNoNeed
 		}
 		if err := pause(ctx, untilEvery); err != nil {

@@ -23,9 +23,9 @@ type session struct {
 	conn   *pgx.Conn
 	holder *pgx.Conn // holds locks on partitions meanwhile; opened at first use
 
-	perTable, lockTimeout time.Duration
-	until                 time.Time     // no ANALYZE goes on past it; zero for no bound
-	bound                 time.Duration // of the statements at this moment
+	perTable, lockTimeout, answer time.Duration
+	until                         time.Time     // no ANALYZE goes on past it; zero for no bound
+	bound                         time.Duration // of the statements at this moment
 
 	// For the sentry: the processes of conn and holder, and whether the ANALYZE
 	// was ended for somebody who waited.
@@ -45,7 +45,7 @@ func (a *analysis) open(ctx context.Context, tables int) (*sessions, error) {
 	for range min(a.options.Jobs, tables) {
 		se := &session{
 			server: a.server, gently: a.options.Gently, until: a.until,
-			perTable: a.options.PerTable, lockTimeout: a.options.LockTimeout,
+			perTable: a.options.PerTable, lockTimeout: a.options.LockTimeout, answer: a.options.Answer,
 		}
 		err := se.reopen(ctx)
 		if len(list.all) > 0 && pg.IsCode(err, pg.TooManyConnections) {
@@ -83,6 +83,10 @@ func (l *sessions) close(ctx context.Context) {
 // the settings go before those of the role, the database and the server.
 func (se *session) reopen(ctx context.Context) error {
 	endSession(ctx, se.conn)
+	return answered(ctx, se.server, se.answer, se.open)
+}
+
+func (se *session) open(ctx context.Context) error {
 	settings := pg.LongRunning()
 	settings["statement_timeout"] = milliseconds(se.perTable)
 	settings["lock_timeout"] = milliseconds(se.lockTimeout)

@@ -35,14 +35,18 @@ func newAnalyze(a *app) *cobra.Command {
 }
 
 // writeAnalysis is for a report without an error: tables may have kept older
-// statistics.
+// statistics, have rough ones, or none as long as they have no rows.
 func writeAnalysis(w io.Writer, report warmup.AnalyzeReport) error {
 	unfinished := report.Unfinished()
 	for _, t := range unfinished {
-		if _, err := fmt.Fprintf(w, "%s keeps the statistics that it had: %s\n", t.Table, t.Explain()); err != nil {
+		became := "stays as it was"
+		if len(t.Targets) > 0 {
+			became = "has rough statistics, of target " + t.Targets[len(t.Targets)-1]
+		}
+		if _, err := fmt.Fprintf(w, "%s %s: %s\n", t.Table, became, t.Explain()); err != nil {
 			return err
 		}
 	}
-	_, err := fmt.Fprintf(w, "%d tables analyzed in %s, %d left as they were\n", len(report.Tables)-len(unfinished), round(report.Took), len(unfinished))
+	_, err := fmt.Fprintf(w, "%d tables analyzed in %s, %d not\n", len(report.Tables)-len(unfinished), round(report.Took), len(unfinished))
 	return err
 }

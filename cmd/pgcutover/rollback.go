@@ -58,10 +58,19 @@ func (a *app) staying(ctx context.Context, m *upgrade.Move, prefix string) error
 		return nil
 	}
 	a.say("%sThese stay on the new server:", prefix)
-	for _, s := range stays {
+	for _, s := range first(stays) {
 		a.say("  %s", s)
 	}
 	return nil
+}
+
+// first caps a list that is to be read.
+func first(lines []string) []string {
+	const most = 20
+	if len(lines) <= most {
+		return lines
+	}
+	return append(lines[:most:most], fmt.Sprintf("and %d more; all of them: pgcutover status --json", len(lines)-most))
 }
 
 func (t *turning) flags(cmd *cobra.Command) {
