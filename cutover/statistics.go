@@ -22,6 +22,8 @@ const (
 	// statisticsLock is below deadlock_timeout, so that no autovacuum worker that
 	// is at the table is told to give way.
 	statisticsLock = 500 * time.Millisecond
+	// statisticsAnswer is how long more a server may take that says nothing.
+	statisticsAnswer = 30 * time.Second
 )
 
 // fillWithin is how long the gates make statistics themselves.
@@ -79,7 +81,7 @@ func (c *Cutover) fill(ctx context.Context, tables []warmup.Table, within time.D
 func (c *Cutover) gentleStatistics() warmup.AnalyzeOptions {
 	return warmup.AnalyzeOptions{
 		Jobs: min(max(c.Settings.AnalyzeJobs, 1), statisticsJobs), LockTimeout: statisticsLock, Attempts: 1,
-		Within: statisticsWithin, Gently: true,
+		Within: statisticsWithin, Answer: statisticsAnswer, Gently: true,
 	}
 }
 

@@ -221,7 +221,7 @@ func (a *analysis) run(ctx context.Context, choose func(context.Context, *pgx.Co
 		report.Took = time.Since(began)
 	}()
 	var chosen []*relation
-	err = answered(ctx, a.server, surveyBound+a.options.Answer, func(ctx context.Context) (err error) {
+	err = answered(ctx, a.server, surveyAnswer+a.options.Answer, func(ctx context.Context) (err error) {
 		chosen, err = a.look(ctx, choose)
 		return err
 	})
@@ -246,7 +246,7 @@ func (a *analysis) run(ctx context.Context, choose func(context.Context, *pgx.Co
 		return report, err
 	}
 	a.leave(chosen)
-	err = answered(ctx, a.server, surveyBound+a.options.Answer, func(ctx context.Context) error {
+	err = answered(ctx, a.server, surveyAnswer+time.Duration(len(a.known))*probeBound+a.options.Answer, func(ctx context.Context) error {
 		missing, err := a.missing(ctx)
 		if missing != nil {
 			report.Missing = missing

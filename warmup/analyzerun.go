@@ -273,7 +273,11 @@ func (a *analysis) one(ctx context.Context, se *session, t task) error {
 // patience is how long a server may take to analyze a table: as long as it lets the
 // statement itself, and for the locks on partitions, one by one.
 func (a *analysis) patience(t task) time.Duration {
-	return a.options.PerTable + a.options.Answer + a.options.LockTimeout + time.Duration(len(t.descendants(a.known)))*time.Second
+	per := a.options.PerTable
+	if !a.until.IsZero() {
+		per = min(per, max(time.Until(a.until), 0))
+	}
+	return per + a.options.Answer + a.options.LockTimeout + time.Duration(len(t.descendants(a.known)))*time.Second
 }
 
 // analyze is the ANALYZE itself, with the target that the task has.

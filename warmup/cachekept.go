@@ -27,11 +27,23 @@ const (
 )
 
 // keepAll uses what the round wants and is in the cache already. It does nothing
-// where the cache cannot be looked at, or is not to be compared with old's.
+// where the cache cannot be looked at, or is not to be compared with old's, and a
+// failure is a warning: the round only reads more.
 func (w *warming) keepAll(ctx context.Context, readers []*reader) error {
 	if !w.bounded || !w.useful() || w.options.Hot.Source != FromBufferCache {
 		return nil
 	}
+	err := w.keepThere(ctx, readers)
+	if err != nil && ctx.Err() == nil {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.report.Warnings = append(w.report.Warnings, fmt.Sprintf("what the cache has already was not used first: %v", err))
+		return nil
+	}
+	return err
+}
+
+func (w *warming) keepThere(ctx context.Context, readers []*reader) error {
 	conn, err := w.server.Connect(ctx, "warm", lookSettings(w.server, HotSetOptions{}.withDefaults()))
 	if err != nil {
 		return fmt.Errorf("opening a session to look into the cache: %w", err)
@@ -92,11 +104,11 @@ func (r *reader) keep(ctx context.Context) error {
 		clear(r.seen)
 		r.warmth.Bytes, r.warmth.Rows = 0, 0
 	}
-	for _, hot := range r.kept(r.OID, ranges, r.limit/r.blockSize-newest) {
-		if _, err := r.prewarmRange(ctx, hot.From, hot.To); err != nil {
-			return fmt.Errorf("reading hot blocks: %w", err)
-		}
+	if err := r.readRanges(ctx, r.kept(r.OID, ranges, r.limit/r.blockSize-newest)); err != nil {
+		return err
 	}
+	// What is kept takes no part of the rows that may be read.
+	r.warmth.Rows = 0
 	if r.prewarm != "" { // else values out of line and indexes came along
 		rows := r.warmth.Bytes
 		err := r.keepFiles(ctx)

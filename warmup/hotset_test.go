@@ -29,6 +29,7 @@ func TestHotSet(t *testing.T) {
 		{"who may only read", testReader},
 		{"partitions and configured columns", testColumns},
 		{"more is hot than there is room for", testOverfull},
+		{"what is kept counts", testKept},
 	})
 }
 

@@ -120,8 +120,12 @@ func openMissing(ctx context.Context, s *pg.Server) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// surveyBound is how long one look at the catalogs may take.
-const surveyBound = 2 * time.Minute
+// surveyBound is how long one look at the catalogs may take, and surveyAnswer all of
+// them, without those into tables.
+const (
+	surveyBound  = 2 * time.Minute
+	surveyAnswer = 5 * surveyBound
+)
 
 // inventory is what a look at all tables found.
 type inventory struct {

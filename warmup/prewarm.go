@@ -196,10 +196,13 @@ func (r *reader) prewarmRange(ctx context.Context, from, to int64) (int64, error
 		if err != nil {
 			return sum, err
 		}
+		sum += n
+		if n < end-begin && r.over() {
+			break // some are left, for when there is time or room again
+		}
 		for b := begin; b < end; b++ {
 			r.seen[b] = true
 		}
-		sum += n
 		end = begin
 	}
 	return sum, nil

@@ -90,7 +90,8 @@ const clientPathSQL = `select current_setting('search_path')`
 
 // clientPath asks in a session without the tool's own settings.
 func clientPath(ctx context.Context, s *pg.Server) (path string, err error) {
-	return path, askAsClient(ctx, s, clientPathSQL, &path)
+	err = askAsClient(ctx, s, clientPathSQL, &path)
+	return path, err
 }
 
 // traffic is one call of RunQueries.

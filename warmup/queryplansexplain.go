@@ -155,7 +155,8 @@ func (e *explainer) readRoles(ctx context.Context) error {
 
 // serverPath asks in a session without the tool's own settings.
 func serverPath(ctx context.Context, s *pg.Server) (path string, err error) {
-	return path, askAsClient(ctx, s, serverPathSQL, &path)
+	err = askAsClient(ctx, s, serverPathSQL, &path)
+	return path, err
 }
 
 // askAsClient asks for one value in a session without the tool's own settings. Where

@@ -30,8 +30,8 @@ type CarryOptions struct {
 	// not carried. 0 means 1: as many changes as rows.
 	Stale float64
 	// Answer is how long a server may take for one slice of the tables, or for its
-	// catalogs; 0 means 15 minutes. What is only slow ends by the session's
-	// statement_timeout before; this is for a server that says nothing any more.
+	// catalogs; 0 means 15 minutes. It is for a server that says nothing any more:
+	// that much takes seconds.
 	Answer time.Duration
 	// Overwrite replaces statistics that the target has; without it they stay.
 	Overwrite bool

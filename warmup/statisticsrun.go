@@ -43,7 +43,7 @@ func (p *pair) close(ctx context.Context) {
 }
 
 func (c *carrying) open(ctx context.Context) (*pair, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, c.options.Answer, errSilent)
+	ctx, cancel := context.WithTimeoutCause(ctx, c.options.Answer, c.silence())
 	defer cancel()
 	p := &pair{}
 	var g errgroup.Group
@@ -91,7 +91,7 @@ func (c *carrying) run(ctx context.Context) error {
 		return err
 	}
 	defer first.close(ctx)
-	answer, cancel := context.WithTimeoutCause(ctx, c.options.Answer, errSilent)
+	answer, cancel := context.WithTimeoutCause(ctx, c.options.Answer, c.silence())
 	defer cancel()
 	g, reading := errgroup.WithContext(answer)
 	g.Go(func() (err error) { c.old, err = readSide(reading, first.from, c.from); return err })
@@ -106,7 +106,7 @@ func (c *carrying) run(ctx context.Context) error {
 	if err := c.work(ctx, first, parcels); err != nil {
 		return err
 	}
-	retrying, end := context.WithTimeoutCause(ctx, c.options.Answer, errSilent)
+	retrying, end := context.WithTimeoutCause(ctx, c.options.Answer, c.silence())
 	defer end()
 	return silent(retrying, c.retry(retrying, first))
 }
@@ -164,6 +164,11 @@ func (c *carrying) work(ctx context.Context, first *pair, parcels []*parcel) err
 // errSilent is the cause of a context that waited for a server for too long.
 var errSilent = errors.New("a server has not answered for too long")
 
+// silence is that of this call, of whose two servers it is not known which.
+func (c *carrying) silence() error {
+	return fmt.Errorf("%w, %s", errSilent, c.options.Answer)
+}
+
 // silent says in place of an error that the bound of ctx was its reason.
 func silent(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); err != nil && errors.Is(cause, errSilent) {
@@ -174,7 +179,7 @@ func silent(ctx context.Context, err error) error {
 
 // carry reads and writes the statistics of some tables.
 func (c *carrying) carry(ctx context.Context, p *pair, part []*parcel) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, c.options.Answer, errSilent)
+	ctx, cancel := context.WithTimeoutCause(ctx, c.options.Answer, c.silence())
 	defer cancel()
 	return silent(ctx, c.carrySlice(ctx, p, part))
 }

@@ -50,7 +50,7 @@ type relation struct {
 	Countable bool    // ANALYZE looks at a column: one that is stored, with a target other than 0
 	Own       bool    // has statistics of its own rows
 	Inherited bool    // has statistics of its rows and those of its descendants
-	Columns   int     // that ANALYZE may look at
+	Columns   int     // whatever their statistics targets are
 	Analyzed  bool    // the statistics collector remembers an ANALYZE
 	Changed   int64   // rows changed since the last ANALYZE
 	Live      int64   // rows, as the statistics collector counts them
@@ -87,7 +87,7 @@ with locked as (
 ), columns as (
     select a.attrelid, count(*) as columns
       from pg_attribute a
-     where a.attnum > 0 and not a.attisdropped and coalesce(a.attstattarget, -1) <> 0
+     where a.attnum > 0 and not a.attisdropped
      group by a.attrelid
 ), indexes as (
     select i.indrelid, sum(ic.relpages)::bigint as pages
