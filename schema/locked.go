@@ -37,9 +37,9 @@ func (e *LockedError) Unwrap() error { return e.err }
 // everybody else waits. A prepared transaction has no process.
 // https://www.postgresql.org/docs/current/view-pg-locks.html
 const lockedSQL = `
-select format('%s is locked exclusively by %s', c.oid::regclass,
+select format('%s is %s exclusively by %s', c.oid::regclass, case when l.granted then 'locked' else 'to be locked' end,
               case when l.pid is null then 'a prepared transaction'
-                   else concat('session ', l.pid, ' (', concat_ws(', ', nullif(a.application_name, ''), a.state), ')') end)
+                   else concat('session ', l.pid, ' (' || nullif(concat_ws(', ', nullif(a.application_name, ''), a.state), '') || ')') end)
   from pg_locks l
   join pg_class c on c.oid = l.relation
   left join pg_stat_activity a on a.pid = l.pid

@@ -131,6 +131,7 @@ func (y *schemaSync) makeRoles(ctx context.Context, r *syncRound) error {
 	}
 	report, err := schema.MakeRoles(ctx, y.Old, y.New, func(text string) { y.progress("roles", text) })
 	y.tell("roles", report.Notices)
+	y.report.Roles = append(y.report.Roles, report.Made...)
 	return err
 }
 
@@ -268,7 +269,7 @@ func (y *schemaSync) apply(ctx context.Context, conn *pgx.Conn, f schema.Fix, st
 	if err != nil {
 		next := "what was done before stays; mend this by hand on the new server, then run: pgcutover start --sync-schema"
 		if pg.IsCode(err, pg.UndefinedObject) {
-			next = "when it is a role that was made on old since start: pgcutover check prints the statement for the new server (roles.missing); " + next
+			next = "when it is a role that the tool may not make: pgcutover check prints the statement for the new server (roles.missing); " + next
 		}
 		return hint.With(fmt.Errorf("bringing %s in line: %w", f.Difference.Object(), err), next)
 	}

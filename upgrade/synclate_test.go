@@ -3,6 +3,7 @@ package upgrade
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -67,6 +68,7 @@ func TestSyncSchemaThatFailsLate(t *testing.T) {
 	onNew := `set default_transaction_read_only = off`
 	pgtest.Exec(t, newURL, onNew, `drop table public.again cascade`, `drop table public.full cascade`, `create table public.taken (id integer)`)
 	var shown []string
+	report := &SyncReport{}
 	sync := func() error { // nothing is taken away: nothing need be waited for long
 		return m.locked(t.Context(), "start", func(ctx context.Context) error {
 			defer m.forget()
@@ -74,7 +76,7 @@ func TestSyncSchemaThatFailsLate(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			y.report, y.still = &SyncReport{}, time.Second
+			y.report, y.still = report, time.Second
 			y.ask = func(p SyncPlan) error {
 				shown = append(shown, p.Text())
 				return nil
@@ -89,6 +91,9 @@ func TestSyncSchemaThatFailsLate(t *testing.T) {
 		if !strings.Contains(shown[0], text) {
 			t.Errorf("not shown before it was done: %s\n%s", text, shown[0])
 		}
+	}
+	if slices.Sort(report.Roles); !slices.Equal(report.Roles, []string{"pgct_l_owner", "pgct_l_team"}) {
+		t.Errorf("the report names the roles %q", report.Roles)
 	}
 	wantReplaced(t, m)
 	pgtest.Exec(t, newURL, onNew, `drop table public.taken`)

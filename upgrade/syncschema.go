@@ -38,7 +38,9 @@ type SyncPlan struct {
 
 // SyncReport is what SyncSchema did.
 type SyncReport struct {
-	Applied   []Drifted         `json:"applied"`
+	Applied []Drifted `json:"applied"`
+	// Roles are those that were made on new, since old has them.
+	Roles     []string          `json:"roles,omitempty"`
 	Published []publisher.Table `json:"published,omitempty"`
 	// Left are differences that nothing could be derived for.
 	Left []Drifted `json:"left,omitempty"`
@@ -149,7 +151,7 @@ func (y *schemaSync) run(ctx context.Context) error {
 			return err
 		}
 	}
-	return hint.With(fmt.Errorf("%w after %d rounds: somebody goes on changing the old server's schema", ErrDrift, syncRounds), "run it again: pgcutover start --sync-schema")
+	return hint.With(fmt.Errorf("%w after %d rounds: the old server's schema goes on changing, or much of it was renamed", ErrDrift, syncRounds), "run it again: pgcutover start --sync-schema")
 }
 
 // enabled starts the subscription again that an interrupted run left disabled.

@@ -59,7 +59,7 @@ func newComplete(a *app) *cobra.Command {
 		"complete removes everything of the move from both servers and looks for anything left. The old\nserver is an ordinary one afterwards and takes writes again, unless --keep-fence is given.",
 		"  pgcutover complete\n  pgcutover complete --keep-fence\n  pgcutover complete --new-only     # the old server is gone for good",
 		func(ctx context.Context) error {
-			question := "Remove everything of the move? The old server will take writes again (--keep-fence prevents that): no client may have its address any more, be it as the second one."
+			question := "Remove everything of the move? The old server will take writes again (--keep-fence prevents that): no client may have its address any more, not even as a second host."
 			if o.NewOnly {
 				question = "Remove everything of the move on new, without looking at old?"
 			}

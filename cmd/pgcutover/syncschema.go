@@ -50,7 +50,11 @@ func (a *app) syncSchema(ctx context.Context, yes bool) error {
 // writeSync says what was done.
 func writeSync(prefix string, r upgrade.SyncReport) func(io.Writer) error {
 	return func(w io.Writer) error {
-		_, err := fmt.Fprintf(w, "%s%d differences brought in line, %d tables published and copied, %d left\n", prefix, len(r.Applied), len(r.Published), len(r.Left))
+		made := ""
+		if n := len(r.Roles); n > 0 {
+			made = fmt.Sprintf("%d roles made, ", n)
+		}
+		_, err := fmt.Fprintf(w, "%s%s%d differences brought in line, %d tables published and copied, %d left\n", prefix, made, len(r.Applied), len(r.Published), len(r.Left))
 		return err
 	}
 }
