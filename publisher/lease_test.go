@@ -223,7 +223,7 @@ func TestLeaseOutlivesTheIdleTimeout(t *testing.T) {
 func TestOneTool(t *testing.T) {
 	eachMajor(t, func(t *testing.T, s *server) {
 		l := s.leased(t)
-		_, err := publisher.TakeLock(t.Context(), s.Server, 200*time.Millisecond)
+		_, err := publisher.TakeLock(t.Context(), s.Server, time.Second)
 		if !errors.Is(err, pg.ErrLockHeld) || !strings.Contains(err.Error(), "/lease") || hint.Of(err) == "" {
 			t.Errorf("a second tool: %v, hint %q", err, hint.Of(err))
 		}

@@ -52,7 +52,13 @@ func TryLock(ctx context.Context, conn *pgx.Conn, bound time.Duration) error {
 	return err
 }
 
+// holderBound is how long the server is asked who holds the lock.
+const holderBound = 5 * time.Second
+
+// describeHolder has a bound of its own: who waited in vain wants to know for whom.
 func describeHolder(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), holderBound)
+	defer cancel()
 	var (
 		pid        int32
 		app, host  string

@@ -19,7 +19,7 @@ func TestTryLock(t *testing.T) {
 		if err := pg.TryLock(ctx, a, 30*time.Second); err != nil {
 			t.Fatal(err)
 		}
-		err := pg.TryLock(ctx, b, 100*time.Millisecond)
+		err := pg.TryLock(ctx, b, time.Second)
 		if !errors.Is(err, pg.ErrLockHeld) || !strings.Contains(err.Error(), "pgcutover/m/test") || hint.Of(err) == "" {
 			t.Errorf("held: %v, hint %q", err, hint.Of(err))
 		}
@@ -52,7 +52,7 @@ func TestHoldLock(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := pg.HoldLock(ctx, s, "another", 100*time.Millisecond); !errors.Is(err, pg.ErrLockHeld) {
+		if _, _, err := pg.HoldLock(ctx, s, "another", time.Second); !errors.Is(err, pg.ErrLockHeld) {
 			t.Errorf("a second one: %v", err)
 		}
 		if holder, err := pg.LockHolder(ctx, s); err != nil || !strings.Contains(holder, "pgcutover/m/purpose") {
