@@ -291,7 +291,8 @@ func (c *Cutover) ensureLock(ctx context.Context) error {
 }
 
 // mayBegin refuses while an earlier attempt is unfinished, when the target
-// serves already, and when one of the servers is a standby. It sets the stream that will be drained.
+// serves already, and when one of the servers is a standby. It sets the stream that
+// will be drained.
 func (c *Cutover) mayBegin(ctx context.Context) error {
 	want := c.Direction
 	if want == "" {

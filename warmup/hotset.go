@@ -417,17 +417,10 @@ func (h *HotSet) fromCounts(ctx context.Context, conn *pgx.Conn, files []*file, 
 
 // pause waits for d, or until ctx ends.
 func pause(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return cancelled(ctx)
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
+	if d > 0 && pg.Pause(ctx, d) == nil {
 		return nil
-	case <-ctx.Done():
-		return cancelled(ctx)
 	}
+	return cancelled(ctx)
 }
 
 // errNoCache says that a server's cache cannot be looked at, and what mends it.
