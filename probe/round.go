@@ -83,9 +83,9 @@ var (
 	// errTimeout is the cause when a round ran past Options.Timeout.
 	errTimeout = errors.New("no answer in time")
 	// errMoved says that two statements of a round found different servers, or
-	// one server in different states: the pooler was switched, or a move ended, in
-	// between.
-	errMoved = errors.New("the client was moved to another server in the middle")
+	// one server in different states: the pooler was switched, a move ended, or the
+	// table was made anew, in between.
+	errMoved = errors.New("the client was moved to another server, or the table was made anew, in the middle")
 )
 
 // try does one round.
@@ -122,6 +122,7 @@ type session struct {
 	known  bool // server is set
 	server Server
 	table  table
+	wrote  uint32 // OID of the table that took the write
 }
 
 func (s *session) run(ctx context.Context) error {
@@ -205,8 +206,9 @@ func (s *session) begin(ctx context.Context, left time.Duration) error {
 	return err
 }
 
-// writeSQL is followed by the table. It tells what stood there before and which
-// server wrote: a pooler may have moved the client since the last statement.
+// writeSQL is followed by the table. It tells what stood there before, in which
+// table of that name, and which server wrote: a pooler may have moved the client
+// since the last statement.
 const writeSQL = `
 with previous as (
   select n from %[1]s where prober = $1
@@ -214,9 +216,9 @@ with previous as (
   insert into %[1]s as p (prober, n, at)
   values ($1, $2, pg_catalog.clock_timestamp())
       on conflict (prober) do update set n = excluded.n, at = excluded.at
-  returning p.tableoid
+  returning true
 )
-select previous.n, written.tableoid, s.system_identifier::text, d.oid, pg_catalog.current_setting('port'), pg_catalog.pg_is_in_recovery()
+select previous.n, coalesce(pg_catalog.to_regclass($3)::oid, 0), s.system_identifier::text, d.oid, pg_catalog.current_setting('port'), pg_catalog.pg_is_in_recovery()
   from written
   left join previous on true
  cross join pg_catalog.pg_control_system() s
@@ -250,10 +252,9 @@ func (s *session) writeOnce(ctx context.Context, left time.Duration) error {
 		return err
 	}
 	var previous *int64
-	var oid uint32
 	var server Server
-	err := s.conn.QueryRow(ctx, fmt.Sprintf(writeSQL, s.table), p.report.Prober, p.lastN).
-		Scan(&previous, &oid, &server.System, &server.Database, &server.Port, &server.Standby)
+	err := s.conn.QueryRow(ctx, fmt.Sprintf(writeSQL, s.table), p.report.Prober, p.lastN, string(s.table)).
+		Scan(&previous, &s.wrote, &server.System, &server.Database, &server.Port, &server.Standby)
 	if pg.IsCode(err, pg.UndefinedTable, pg.InvalidSchemaName) {
 		if _, err := s.conn.Exec(ctx, "rollback"); err != nil {
 			return err
@@ -277,7 +278,7 @@ func (s *session) writeOnce(ctx context.Context, left time.Duration) error {
 	if _, err := s.conn.Exec(ctx, "commit"); err != nil {
 		return err
 	}
-	here := relation{server.identity(), oid}
+	here := relation{server.identity(), s.wrote}
 	before := p.written[here]
 	p.written[here] = acknowledged{n: p.lastN, at: time.Now()}
 	if before.n != 0 && (previous == nil || *previous < before.n) {
@@ -289,9 +290,10 @@ func (s *session) writeOnce(ctx context.Context, left time.Duration) error {
 // clock is how messages write times.
 const clock = "2006-01-02 15:04:05Z"
 
-// readSQL is followed by the table.
+// readSQL is followed by the table. It holds a lock on the table that it reads, so
+// that no other one can take the name meanwhile.
 const readSQL = `
-select p.n, s.system_identifier::text, d.oid
+select p.n, coalesce(pg_catalog.to_regclass($2)::oid, 0), s.system_identifier::text, d.oid
   from pg_catalog.pg_control_system() s
   join pg_catalog.pg_database d on d.datname = pg_catalog.current_database()
   left join %[1]s p on p.prober = $1`
@@ -301,14 +303,18 @@ select p.n, s.system_identifier::text, d.oid
 func (s *session) readBack(ctx context.Context) error {
 	s.doing = "reading back"
 	var n *int64
+	var read uint32
 	var reached Server
-	err := s.conn.QueryRow(ctx, fmt.Sprintf(readSQL, s.table), s.prober.report.Prober).Scan(&n, &reached.System, &reached.Database)
+	err := s.conn.QueryRow(ctx, fmt.Sprintf(readSQL, s.table), s.prober.report.Prober, string(s.table)).
+		Scan(&n, &read, &reached.System, &reached.Database)
 	switch {
 	case pg.IsCode(err, pg.UndefinedTable, pg.InvalidSchemaName):
 		return errMoved
 	case err != nil:
 		return err
 	case reached.identity() != s.server.identity():
+		return errMoved
+	case read != s.wrote: // dropped and made again: nothing was lost that is still wanted
 		return errMoved
 	case n == nil:
 		return &lostError{"the write was acknowledged by " + s.prober.describe(s.server) + ", and the next transaction does not find the row"}
