@@ -106,7 +106,7 @@ func (s *session) kind(ctx context.Context, err error) Kind {
 		return Closed
 	case code == pg.ReadOnlyTransaction, errors.Is(err, pgconn.ErrReadOnlyConnection):
 		return ReadOnly
-	case code == pg.QueryCanceled, code == pg.LockNotAvailable, errors.Is(context.Cause(ctx), errTimeout), pgconn.Timeout(err):
+	case contains(code, pg.QueryCanceled, pg.LockNotAvailable, pg.IdleInTransaction), errors.Is(context.Cause(ctx), errTimeout), pgconn.Timeout(err):
 		return Timeout
 	case s.conn == nil:
 		return Connection

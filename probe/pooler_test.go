@@ -67,7 +67,7 @@ func (p *pooled) lead(side pg.Side) {
 const pooledPIDs = `
 select coalesce(string_agg(pid::text, ' ' order by pid), '')
   from pg_stat_activity
- where datname = current_database() and pid <> pg_backend_pid()`
+ where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'`
 
 // A pooler in transaction mode that refuses what it does not know, with one
 // connection to the server.
@@ -133,13 +133,24 @@ func TestMovedInTheMiddle(t *testing.T) {
 	p := pooler(t, nil)
 	old := p.urls[pg.Old]
 	pgtest.Exec(t, old, fmt.Sprintf(createSQL, "pgcutover_probe"),
-		`create function dawdle() returns trigger language plpgsql as $$ begin perform pg_sleep(1); return null; end $$`,
+		`create function dawdle() returns trigger language plpgsql as $$
+		 begin
+		   while not pg_try_advisory_xact_lock(1) loop perform pg_sleep(0.01); end loop;
+		   return null;
+		 end $$`,
 		`create constraint trigger dawdle after insert on pgcutover_probe deferrable initially deferred for each row execute procedure dawdle()`)
+	switching := connect(t, old)
+	if _, err := switching.Exec(t.Context(), `select pg_advisory_lock(1)`); err != nil {
+		t.Fatal(err)
+	}
 	q := start(t, Options{URL: p.URL("shop"), Count: 1})
 	const committing = `
 		select count(*) from pg_stat_activity where datname = current_database() and state = 'active' and query = 'commit'`
 	until(t, "the commit", func() bool { return pgtest.Value[int](t, old, committing) == 1 })
 	p.lead(pg.New)
+	if _, err := switching.Exec(t.Context(), `select pg_advisory_unlock(1)`); err != nil {
+		t.Fatal(err)
+	}
 	<-q.done
 	q.stop()
 	if r := q.seen(); len(r) != 1 || !r[0].OK || r[0].Server.Port != fmt.Sprint(p.to[pg.New].Port) {

@@ -146,12 +146,12 @@ func (s *session) run(ctx context.Context) error {
 // close ends the session. A transaction that failed is ended first: a pooler
 // would otherwise throw the server's connection away.
 func (s *session) close(ctx context.Context) {
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeBound)
-	defer cancel()
 	if !s.conn.IsClosed() && s.conn.PgConn().TxStatus() != 'I' {
 		//nolint:errcheck // the session is given up either way
-		s.conn.Exec(end, "rollback")
+		s.rollback(ctx)
 	}
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeBound)
+	defer cancel()
 	//nolint:errcheck // the session is given up either way
 	s.conn.Close(end)
 	select {
@@ -160,8 +160,20 @@ func (s *session) close(ctx context.Context) {
 	}
 }
 
-// closeBound is short because the server may be gone.
-const closeBound = 500 * time.Millisecond
+const (
+	// closeBound is short because the server may be gone.
+	closeBound = 500 * time.Millisecond
+	// rollbackBound is not: the server has just answered.
+	rollbackBound = 5 * time.Second
+)
+
+// rollback ends the transaction of a statement that the server refused.
+func (s *session) rollback(ctx context.Context) error {
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackBound)
+	defer cancel()
+	_, err := s.conn.Exec(limit, "rollback")
+	return err
+}
 
 func (s *session) writeAndRead(ctx context.Context) error {
 	s.doing = "looking at the server"
@@ -269,7 +281,9 @@ func (s *session) writeOnce(ctx context.Context, left time.Duration) error {
 	}
 	s.server = server
 	if s.facts.checkable {
-		if _, err := s.conn.Exec(ctx, checkSQL); err != nil {
+		if _, err := s.conn.Exec(ctx, checkSQL); pg.IsCode(err, pg.UndefinedFunction, pg.InvalidSchemaName, pg.UndefinedTable) {
+			return errors.Join(s.rollback(ctx), errMoved) // the move was just completed: look again
+		} else if err != nil {
 			return err
 		}
 	}

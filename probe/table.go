@@ -213,7 +213,11 @@ func (s *session) make(ctx context.Context) error {
 		return errMade
 	}
 	if s.facts.fencing {
-		if _, err := s.conn.Exec(ctx, fmt.Sprintf(fenceSQL, s.table)); err != nil && !pg.IsCode(err, pg.DuplicateObject) {
+		_, err := s.conn.Exec(ctx, fmt.Sprintf(fenceSQL, s.table))
+		switch {
+		case pg.IsCode(err, pg.InvalidSchemaName, pg.UndefinedTable, pg.UndefinedFunction):
+			return errMoved // the move was just completed: look again
+		case err != nil && !pg.IsCode(err, pg.DuplicateObject):
 			return err
 		}
 	}

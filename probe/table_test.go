@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/pgcutover/pgcutover/fence"
 	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/pgtest"
@@ -183,17 +181,9 @@ create table anew_0 partition of anew for values with (modulus 1, remainder 0)`
 		}
 		for _, shape := range shapes {
 			pgtest.Exec(t, url, `drop table if exists anew; `+shape)
-			p, err := newProber(Options{URL: url, Table: "anew"}, &running{t: t})
-			if err != nil {
-				t.Fatal(err)
-			}
-			conn, err := pgx.ConnectConfig(t.Context(), p.config)
-			if err != nil {
-				t.Fatal(err)
-			}
-			s := &session{prober: p, r: &Round{}, conn: conn}
+			s := newSession(t, Options{URL: url, Table: "anew"})
 			between := func(sql string) error {
-				p.lastN++
+				s.prober.lastN++
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
 				if err := s.look(ctx); err != nil {
@@ -219,7 +209,6 @@ create table anew_0 partition of anew for values with (modulus 1, remainder 0)`
 				}
 				pgtest.Exec(t, url, `drop table if exists anew, was; `+shape)
 			}
-			s.close(t.Context())
 		}
 	})
 }
@@ -265,6 +254,7 @@ func TestClosedFence(t *testing.T) {
 			t.Fatal(err)
 		}
 		timesOut(t, Options{URL: mine, Timeout: 300 * time.Millisecond})
+		nobodyWaits(t, url)
 		released := rollbackBehind(t, url, gate, 100*time.Millisecond)
 		if r, _ := works(t, Options{URL: mine}); r.WriteMS < 50 {
 			t.Errorf("it did not wait: %+v", r)
@@ -302,6 +292,7 @@ func TestFenceOfOtherTables(t *testing.T) {
 		q := start(t, Options{URL: url})
 		q.until("a write", ok)
 		pgtest.Exec(t, url, `drop schema pgcutover cascade`)
+		q.until("the round that was under way, or the next", ok)
 		q.until("a write", ok)
 		if r := q.stop(); r.Failed > 0 || r.Table != string(ownTable) || pgtest.Value[bool](t, url, tableThere) {
 			t.Errorf("report %+v, last %v", r, r.Last)
