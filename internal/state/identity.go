@@ -22,9 +22,15 @@ type Identity struct {
 
 const databaseOIDSQL = `select oid, datname from pg_database where datname = current_database()`
 
-// controlSQL is what IDENTIFY_SYSTEM says, for roles without REPLICATION.
+// controlSQL is what IDENTIFY_SYSTEM says, for roles without REPLICATION. After a
+// promotion the control file is on the old timeline until the next checkpoint,
+// which may take minutes: the WAL that is being written is on the new one, and its
+// files are named after it.
 const controlSQL = `
-select s.system_identifier::text, c.timeline_id
+select s.system_identifier::text,
+       case when pg_is_in_recovery() then c.timeline_id
+            else ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int
+       end
   from pg_control_system() s, pg_control_checkpoint() c`
 
 // Identify asks a server who it is: IDENTIFY_SYSTEM over a replication
