@@ -154,7 +154,7 @@ func TestReadsPastWhoWaits(t *testing.T) {
 			t.Fatal(err)
 		}
 		waits := make(chan error, 1)
-		conn, err := p.old.Connect(t.Context(), "client", nil)
+		conn, err := p.old.Connect(t.Context(), "client", map[string]string{"lock_timeout": "0"})
 		if err != nil {
 			t.Fatal(err)
 		}

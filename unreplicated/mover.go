@@ -75,13 +75,19 @@ type Moved struct {
 	TookMS  float64 `json:"took_ms"`
 }
 
+// lockWait is for how long a table of the target may be waited for, in
+// milliseconds: more than the usual deadlock_timeout (1 s), when an autovacuum
+// that is at work on it is sent away. With no more than that nobody would ever
+// send it away.
+const lockWait = "3000"
+
 // settings make text mean the same on both servers: every digit of a float, money
 // and intervals alike, names of tables in full (Postgres manual: 20.11.2, and
 // what pg_dump sets).
 func settings(o Options) map[string]string {
 	return map[string]string{
 		"statement_timeout":                   fmt.Sprint(o.Bound.Milliseconds()),
-		"lock_timeout":                        "1000",
+		"lock_timeout":                        lockWait,
 		"idle_in_transaction_session_timeout": "5000",
 		"extra_float_digits":                  "3",
 		"IntervalStyle":                       "postgres",
