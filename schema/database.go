@@ -224,7 +224,12 @@ func returnDatabase(ctx context.Context, new *pg.Server, guard func(context.Cont
 	if err == nil {
 		var undos []string
 		if undos, err = pgx.CollectRows(rows, pgx.RowTo[string]); err == nil {
-			return undoAll(ctx, new, undos, guard)
+			for attempt := 1; ; attempt++ {
+				err := undoAll(ctx, new, undos, guard)
+				if attempt == roleAttempts || !inEachOthersWay(err) {
+					return err
+				}
+			}
 		}
 	}
 	if pg.IsCode(err, pg.UndefinedTable, pg.InvalidSchemaName) {

@@ -44,8 +44,19 @@ begin
 end
 $$`
 
-// onRoles runs do in a transaction with the names of the roles that were made.
+// onRoles runs do in a transaction with the names of the roles that were made, and
+// again when another session was in its way.
 func onRoles(ctx context.Context, new *pg.Server, guard func(context.Context, pgx.Tx) error, do func(pgx.Tx, []string) error) error {
+	for attempt := 1; ; attempt++ {
+		err := onRolesOnce(ctx, new, guard, do)
+		if attempt < roleAttempts && inEachOthersWay(err) {
+			continue
+		}
+		return err
+	}
+}
+
+func onRolesOnce(ctx context.Context, new *pg.Server, guard func(context.Context, pgx.Tx) error, do func(pgx.Tx, []string) error) error {
 	names, err := madeRoles(ctx, new.Pool())
 	if err != nil || len(names) == 0 {
 		return err

@@ -76,7 +76,7 @@ func TestStaleFoldersGo(t *testing.T) {
 
 func waitForFile(t *testing.T, path string) string {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	ticker := time.NewTicker(10 * time.Millisecond)
 	defer ticker.Stop()
 	for time.Now().Before(deadline) {

@@ -43,19 +43,24 @@ func MakeRoles(ctx context.Context, old, new *pg.Server, progress func(string)) 
 	return report, nil
 }
 
-// roleAttempts is how often MakeRoles begins again when the moves of several
-// databases make the same roles at the same time, and get in each other's way.
+// roleAttempts is how often making or dropping roles begins again when the moves of
+// several databases do it at the same time, and get in each other's way. Two changes
+// of one row of a shared catalog (the rights on a tablespace, a membership) do not
+// follow each other as in a table: the second one ends with an internal error.
 const roleAttempts = 10
 
 func makeAll(ctx context.Context, old, new *pg.Server, progress func(string)) (RolesReport, error) {
 	for attempt := 1; ; attempt++ {
 		report, err := makeOnce(ctx, old, new, progress)
-		if attempt < roleAttempts && pg.IsCode(err, pg.DeadlockDetected, pg.LockNotAvailable) {
+		if attempt < roleAttempts && (inEachOthersWay(err) || pg.IsCode(err, pg.LockNotAvailable)) {
 			continue
 		}
 		return report, err
 	}
 }
+
+// inEachOthersWay tells whether a transaction may succeed when it is begun again.
+func inEachOthersWay(err error) bool { return pg.IsCode(err, pg.DeadlockDetected, internalError) }
 
 func makeOnce(ctx context.Context, old, new *pg.Server, progress func(string)) (RolesReport, error) {
 	p, err := planRoles(ctx, old, new, false)

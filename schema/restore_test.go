@@ -257,7 +257,7 @@ func TestRestoreEndsItsPredecessor(t *testing.T) {
 		if _, err := stale.Exec(t.Context(), `begin; create schema "Ext"`); err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		defer cancel()
 		if err := p.dump(t).Restore(ctx, p.new, PreData, RestoreOptions{}); err != nil {
 			t.Fatal(err)

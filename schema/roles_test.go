@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
@@ -249,7 +250,7 @@ end $$`
 		}
 		return err
 	}
-	err := pg.Wait(t.Context(), "the server to ask for passwords", 20e6, 10e9, nil, func(context.Context) (bool, string, error) {
+	err := pg.Wait(t.Context(), "the server to ask for passwords", 20*time.Millisecond, time.Minute, nil, func(context.Context) (bool, string, error) {
 		return pg.IsCode(login("wrong"), pg.InvalidPassword), "", nil
 	})
 	if err != nil {
