@@ -209,6 +209,26 @@ func (c *copying) ask(ctx context.Context, running []Copying, last bool) error {
 	if err != nil {
 		return err
 	}
+	begun := uncopied(states, running, last)
+	c.names = c.names[:0]
+	for _, t := range begun {
+		c.names = append(c.names, t.Schema+"."+t.Name)
+	}
+	if c.watch.Why == nil || len(begun) == 0 {
+		c.reasons = nil
+		return nil
+	}
+	c.reasons, err = c.watch.Why(ctx, begun)
+	return err
+}
+
+// uncopied returns those tables that no worker copies: whose copy was begun or, when
+// no worker has come so far as to begin, all that wait. When nothing has come further
+// for long, at last, what seems to be copied is only at its next attempt.
+func uncopied(states []TableState, running []Copying, last bool) []TableState {
+	if last {
+		running = nil
+	}
 	var begun, waiting []TableState
 	for _, t := range states {
 		switch {
@@ -220,18 +240,9 @@ func (c *copying) ask(ctx context.Context, running []Copying, last bool) error {
 		}
 	}
 	if len(begun) == 0 {
-		begun = waiting // no worker has come so far as to begin
+		return waiting
 	}
-	c.names = c.names[:0]
-	for _, t := range begun {
-		c.names = append(c.names, t.Schema+"."+t.Name)
-	}
-	if c.watch.Why == nil || len(begun) == 0 {
-		c.reasons = nil
-		return nil
-	}
-	c.reasons, err = c.watch.Why(ctx, begun)
-	return err
+	return begun
 }
 
 func (c *copying) describe(ready, all int, running []Copying, failed int64) string {

@@ -82,7 +82,14 @@ func TestSubscription(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		pgtest.Exec(t, s.from, `select pg_drop_replication_slot('`+state.FirstStream(s.Move()).Name()+`')`)
+		slot := state.FirstStream(s.Move()).Name()
+		err = pg.Wait(ctx, "the walsender to end", 5*time.Millisecond, time.Minute, nil, func(context.Context) (bool, string, error) {
+			return !pgtest.Value[bool](t, s.from, `select active from pg_replication_slots where slot_name = $1`, slot), "", nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pgtest.Exec(t, s.from, `select pg_drop_replication_slot('`+slot+`')`)
 		left, err := state.Leftovers(ctx, s.Server, []uint32{sub.OID})
 		if want := "[schema pgcutover]"; err != nil || fmt.Sprint(left) != want {
 			t.Errorf("left: %v, %v, want only %s", left, err, want)
