@@ -186,14 +186,16 @@ func testTargets(t *testing.T, c *pgserver.Cluster) {
 }
 
 // waitForCollector waits until the server counts what came before: up to 14 a
-// process of its own does that, in the order of the messages.
+// process of its own does that, in the order of the messages, of which those are
+// lost that come while it has a hundred before it. What is done right after the
+// wait is therefore counted.
 func waitForCollector(t *testing.T, url string) {
 	t.Helper()
 	pgtest.Exec(t, url, "create table if not exists sentinel as select 1 as a", "analyze sentinel")
 	before := pgtest.Value[int](t, url, "select analyze_count from pg_stat_all_tables where relname = 'sentinel'")
-	pgtest.Exec(t, url, "analyze sentinel")
 	err := pg.Wait(t.Context(), "the statistics collector", 20*time.Millisecond, time.Minute, nil,
 		func(context.Context) (bool, string, error) {
+			pgtest.Exec(t, url, "analyze sentinel") // again each time, since it may be lost
 			return pgtest.Value[int](t, url, "select analyze_count from pg_stat_all_tables where relname = 'sentinel'") > before, "", nil
 		})
 	if err != nil {
@@ -240,7 +242,7 @@ func testLocked(t *testing.T, c *pgserver.Cluster) {
 	pid, release := lock(t, url, `lock table "SHOP"."Order Items" in access exclusive mode`)
 	began := time.Now()
 	report, err := Analyze(t.Context(), s, AnalyzeOptions{LockTimeout: 200 * time.Millisecond, Attempts: 2})
-	if took := time.Since(began); took > 30*time.Second {
+	if took := time.Since(began); took > time.Minute {
 		t.Errorf("it took %s", took)
 	}
 	if !errors.Is(err, ErrMissingStatistics) {
@@ -271,10 +273,11 @@ func testLocked(t *testing.T, c *pgserver.Cluster) {
 
 func testLockedPartition(t *testing.T, c *pgserver.Cluster) {
 	url := pgtest.Database(t, c)
+	waitForCollector(t, url)
 	pgtest.Exec(t, url, shop)
 	waitForChanges(t, url, "items", 3000)
 	s := open(t, url)
-	o := AnalyzeOptions{LockTimeout: 200 * time.Millisecond, Attempts: -1}
+	o := AnalyzeOptions{LockTimeout: 500 * time.Millisecond, Attempts: -1}
 
 	// Who only keeps ANALYZE away from the partition.
 	_, release := lock(t, url, "lock table events_2a in share update exclusive mode")
@@ -315,8 +318,8 @@ func testLockGivenBack(t *testing.T, c *pgserver.Cluster) {
 	pgtest.Exec(t, url, shop)
 	_, release := lock(t, url, "lock table items in share mode")
 	tries := 0
-	report, err := Analyze(t.Context(), open(t, url), AnalyzeOptions{LockTimeout: 100 * time.Millisecond, Attempts: 5, Progress: func(p AnalyzeProgress) {
-		if p.Outcome == Locked {
+	report, err := Analyze(t.Context(), open(t, url), AnalyzeOptions{LockTimeout: 100 * time.Millisecond, Attempts: 50, Progress: func(p AnalyzeProgress) {
+		if p.Table.Name == "items" && p.Outcome == Locked {
 			if tries++; tries == 3 {
 				release()
 			}
@@ -326,7 +329,7 @@ func testLockGivenBack(t *testing.T, c *pgserver.Cluster) {
 		t.Fatal(err)
 	}
 	items := analysisOf(t, report, "public", "items")
-	if items.Outcome != Analyzed || items.Reason != "" || len(items.Blockers) != 0 || items.Attempts < 4 || items.Attempts > 5 || !slices.Equal(items.Targets, []string{"default"}) {
+	if items.Outcome != Analyzed || items.Reason != "" || len(items.Blockers) != 0 || items.Attempts < 4 || items.Attempts != tries+1 || !slices.Equal(items.Targets, []string{"default"}) {
 		t.Errorf("%+v", items)
 	}
 }
@@ -361,8 +364,8 @@ func testTimeBox(t *testing.T, c *pgserver.Cluster) {
 	pgtest.Exec(t, url, shop)
 	makeSlow(t, url)
 	began := time.Now()
-	report, err := Analyze(t.Context(), open(t, url), AnalyzeOptions{PerTable: 2 * time.Second})
-	if took := time.Since(began); took > 30*time.Second {
+	report, err := Analyze(t.Context(), open(t, url), AnalyzeOptions{PerTable: 4 * time.Second})
+	if took := time.Since(began); took > time.Minute {
 		t.Errorf("it took %s", took)
 	}
 	if got := outcomes(report); !errors.Is(err, ErrMissingStatistics) || names(report.Missing) != "public.slow" || got[TimedOut] != 1 || got[Analyzed] != len(report.Tables)-1 {

@@ -41,6 +41,7 @@ func testEmptied(t *testing.T, c *pgserver.Cluster) {
 // testHidden is about rows that row security hides from a table's owner.
 func testHidden(t *testing.T, c *pgserver.Cluster) {
 	url := pgtest.Database(t, c)
+	waitForCollector(t, url)
 	pgtest.Exec(t, url, "create role hidden_owner login", "create table hidden (a int)", "insert into hidden values (1)",
 		"alter table hidden owner to hidden_owner", "alter table hidden enable row level security", "alter table hidden force row level security")
 	t.Cleanup(func() { pgtest.Exec(t, url, "drop owned by hidden_owner", "drop role hidden_owner") })

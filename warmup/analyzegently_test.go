@@ -86,12 +86,32 @@ func testWithin(t *testing.T, c *pgserver.Cluster) {
 		t.Errorf("%+v", slow)
 	}
 	noSessions(t, url)
+
+	// What the bound ends has ended when the time is up, not a moment before: else
+	// there would be time for the next table.
+	conn, err := open(t, url).Connect(t.Context(), "analyze", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer endSession(t.Context(), conn)
+	for n := range 20 {
+		se := &session{conn: conn, perTable: time.Minute, until: time.Now().Add(20*time.Millisecond + time.Duration(n)*50*time.Microsecond)}
+		if inTime, err := se.hurry(t.Context()); err != nil || !inTime {
+			t.Fatal(inTime, err)
+		}
+		_, err := conn.Exec(t.Context(), "select pg_sleep(60)")
+		if early := time.Until(se.until); !pg.IsCode(err, pg.QueryCanceled) || early > 0 {
+			t.Errorf("ended %s early: %v", early, err)
+		}
+	}
 }
 
 func testTimeouts(t *testing.T, c *pgserver.Cluster) {
 	url := pgtest.Database(t, c)
-	pgtest.Exec(t, url, shop, "create role hasty login superuser", "alter role hasty set statement_timeout = '1ms'",
-		"alter role hasty set lock_timeout = '1ms'", "alter role hasty set idle_in_transaction_session_timeout = '1ms'",
+	pgtest.Exec(t, url, shop, "create role hasty login superuser")
+	t.Cleanup(func() { pgtest.Exec(t, url, "drop role hasty") })
+	s := open(t, pgtest.WithUser(t, url, "hasty", "")) // whose pool has no part in what follows
+	pgtest.Exec(t, url, "alter role hasty set statement_timeout = '1ms'", "alter role hasty set lock_timeout = '1ms'", "alter role hasty set idle_in_transaction_session_timeout = '1ms'",
 		"alter role hasty set default_transaction_read_only = on")
 	if c.Major() >= 14 {
 		pgtest.Exec(t, url, "alter role hasty set idle_session_timeout = '50ms'")
@@ -99,8 +119,7 @@ func testTimeouts(t *testing.T, c *pgserver.Cluster) {
 	if c.Major() >= 17 {
 		pgtest.Exec(t, url, "alter role hasty set transaction_timeout = '50ms'")
 	}
-	t.Cleanup(func() { pgtest.Exec(t, url, "drop role hasty") })
-	report, err := Analyze(t.Context(), open(t, pgtest.WithUser(t, url, "hasty", "")), AnalyzeOptions{Jobs: 2})
+	report, err := Analyze(t.Context(), s, AnalyzeOptions{Jobs: 2})
 	if err != nil || len(report.Unfinished()) != 0 {
 		t.Errorf("%+v, %v", report.Unfinished(), err)
 	}

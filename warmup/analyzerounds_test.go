@@ -1,14 +1,12 @@
 package warmup
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/pgserver"
 	"github.com/pgcutover/pgcutover/internal/pgtest"
 )
@@ -28,19 +26,15 @@ func testUsageOrder(t *testing.T, c *pgserver.Cluster) {
 	if c.Major() >= 11 {
 		pgtest.Exec(t, old, fmt.Sprintf("alter database %s set jit = off", pgtest.Value[string](t, old, "select current_database()")))
 	}
+	waitForCollector(t, old)
 	pgtest.Exec(t, old, production, "set enable_seqscan = off", `do $$ begin
 		for n in 1 .. 500 loop perform 1 from queried where id = n; end loop;
 		for n in 1 .. 200 loop perform 1 from parted where id = 150; end loop;
 		for n in 1 .. 50 loop perform 1 from parted where id = 50; end loop;
 		for n in 1 .. 3 loop perform count(*) from big; end loop;
 		end $$`)
-	on := open(t, old)
-	var usage Usage
-	err := pg.Wait(t.Context(), "the counters", 20*time.Millisecond, time.Minute, nil, func(ctx context.Context) (bool, string, error) {
-		var err error
-		usage, err = ReadUsage(ctx, on)
-		return usage[Table{"public", "queried"}].Scans >= 500, "", err
-	})
+	waitForCollector(t, old) // of all tables: they come in several messages
+	usage, err := ReadUsage(t.Context(), open(t, old))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,6 +139,7 @@ func testSmallAndBig(t *testing.T, c *pgserver.Cluster) {
 // testRough is about an Analyze that died between two stages.
 func testRough(t *testing.T, c *pgserver.Cluster) {
 	url := pgtest.Database(t, c)
+	waitForCollector(t, url)
 	pgtest.Exec(t, url, strings.Split(staged, "; ")...)
 	waitForChanges(t, url, "little", 500)
 	pgtest.Exec(t, url, "set default_statistics_target = 10", "analyze")
@@ -183,6 +178,7 @@ func testRough(t *testing.T, c *pgserver.Cluster) {
 
 func testSince(t *testing.T, c *pgserver.Cluster) {
 	url := pgtest.Database(t, c)
+	waitForCollector(t, url)
 	pgtest.Exec(t, url, shop)
 	waitForChanges(t, url, "items", 3000)
 	s := open(t, url)
@@ -207,6 +203,7 @@ func testSince(t *testing.T, c *pgserver.Cluster) {
 
 func testParentsBehind(t *testing.T, c *pgserver.Cluster) {
 	url := pgtest.Database(t, c)
+	waitForCollector(t, url)
 	pgtest.Exec(t, url, shop)
 	waitForChanges(t, url, "items", 3000)
 	s := open(t, url)
@@ -236,6 +233,7 @@ func testParentsBehind(t *testing.T, c *pgserver.Cluster) {
 
 func testExpressions(t *testing.T, c *pgserver.Cluster) {
 	url := pgtest.Database(t, c)
+	waitForCollector(t, url)
 	pgtest.Exec(t, url, "create table people as select g as id, 'Name ' || g as name from generate_series(1, 1000) g")
 	waitForChanges(t, url, "people", 1000)
 	pgtest.Exec(t, url, "analyze people") // in a session that has no changes to report later
@@ -273,6 +271,7 @@ func testExpressions(t *testing.T, c *pgserver.Cluster) {
 
 func testAge(t *testing.T, c *pgserver.Cluster) {
 	url := pgtest.Database(t, c)
+	waitForCollector(t, url)
 	pgtest.Exec(t, url, production)
 	waitForChanges(t, url, "parted_2", 100)
 	pgtest.Exec(t, url, "analyze big; analyze parted_1")
@@ -329,7 +328,15 @@ func testNoRoom(t *testing.T, c *pgserver.Cluster) {
 		execute format('alter table little_%s owner to crowded', n);
 		end loop; end $$`)
 	t.Cleanup(func() { pgtest.Exec(t, url, "drop owned by crowded", "drop role crowded") })
-	report, err := Analyze(t.Context(), open(t, pgtest.WithUser(t, url, "crowded", "")), AnalyzeOptions{Jobs: 12})
+	proxy := pgtest.NewProxy(t, c.Addr())
+	proxy.OnFrontend(func(_ int, message byte, _ []byte) pgtest.Action {
+		if message == 'X' { // processes take a while to end
+			<-time.After(300 * time.Millisecond)
+		}
+		return pgtest.Forward
+	})
+	s := open(t, proxy.URL(t, pgtest.WithUser(t, url, "crowded", "")))
+	report, err := Analyze(t.Context(), s, AnalyzeOptions{Jobs: 12})
 	if err != nil || outcomes(report)[Analyzed] != 12 {
 		t.Errorf("%v, %v", outcomes(report), err)
 	}

@@ -63,7 +63,7 @@ func Holes(ctx context.Context, s *pg.Server) ([]Hole, error) {
 	}
 	defer endSession(ctx, conn)
 	found, err := survey(ctx, conn, s.Version(), false)
-	if err == nil && s.Version() < 150000 && found.hearsay() {
+	for look := 1; err == nil && s.Version() < 150000 && found.hearsay() && look < collectorLooks; look++ {
 		if err = pause(ctx, collectorLag); err == nil {
 			found, err = survey(ctx, conn, s.Version(), false)
 		}
@@ -76,8 +76,12 @@ func Holes(ctx context.Context, s *pg.Server) ([]Hole, error) {
 
 // collectorLag is more than the half second for which the statistics collector
 // of servers before 15 may keep to itself what an ANALYZE reported.
-// Postgres source: PGSTAT_STAT_INTERVAL in postmaster/pgstat.c.
-const collectorLag = time.Second
+// Postgres source: PGSTAT_STAT_INTERVAL in postmaster/pgstat.c. On a busy machine
+// it takes longer: there are more looks than the second.
+const (
+	collectorLag   = time.Second
+	collectorLooks = 4
+)
 
 // hearsay tells that there is a hole which only rests on what the server remembers.
 func (i inventory) hearsay() bool {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/pgcutover/pgcutover/internal/pg"
 )
@@ -67,9 +68,31 @@ const spareSessions = 3
 func (l *sessions) shrink(ctx context.Context) {
 	keep := max(len(l.all)-spareSessions, 1)
 	for _, se := range l.all[keep:] {
-		endSession(ctx, se.conn)
+		giveBack(ctx, se.conn)
 	}
 	l.all = l.all[:keep]
+}
+
+// giveBack ends an idle session and waits until its process has ended, which the
+// end of the connection tells: before that, nobody gets its place.
+func giveBack(ctx context.Context, conn *pgx.Conn) {
+	if ctx.Err() != nil {
+		endSession(ctx, conn)
+		return
+	}
+	taken, err := conn.PgConn().Hijack()
+	if err != nil { // lost already
+		endSession(ctx, conn)
+		return
+	}
+	defer taken.Conn.Close() //nolint:errcheck // the server has gone first, or does not answer
+	if err := taken.Conn.SetDeadline(time.Now().Add(closeBound)); err != nil {
+		return
+	}
+	taken.Frontend.Send(&pgproto3.Terminate{})
+	for err = taken.Frontend.Flush(); err == nil; {
+		_, err = taken.Frontend.Receive()
+	}
 }
 
 func (l *sessions) close(ctx context.Context) {
@@ -156,6 +179,8 @@ func (se *session) hurry(ctx context.Context) (bool, error) {
 	if bound == se.bound {
 		return true, nil
 	}
+	// Rounded down, what the bound ends would leave a moment for the next table.
+	bound = (bound + time.Millisecond - 1).Truncate(time.Millisecond)
 	if _, err := se.conn.Exec(ctx, "set statement_timeout = "+milliseconds(bound)); err != nil {
 		return false, fmt.Errorf("bounding ANALYZE: %w", err)
 	}

@@ -17,7 +17,9 @@ import (
 func silenced(t *testing.T) *pg.Server {
 	t.Helper()
 	database := pgtest.Database(t, pgtest.Server(t, pgtest.Majors(t)[0]))
-	pgtest.Exec(t, database, "create table a as select generate_series(1, 1000) as n", "create table b as table a", "create table c as table a")
+	// Autovacuum would analyze them itself meanwhile.
+	pgtest.Exec(t, database, "create table a with (autovacuum_enabled = off) as select generate_series(1, 1000) as n",
+		"create table b with (autovacuum_enabled = off) as table a", "create table c with (autovacuum_enabled = off) as table a")
 	address, err := url.Parse(database)
 	if err != nil {
 		t.Fatal(err)

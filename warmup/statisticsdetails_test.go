@@ -228,7 +228,7 @@ func carryLocked(t *testing.T, c *pgserver.Cluster) {
 	pgtest.Exec(t, oldURL, "analyze")
 	_, releaseOld := lock(t, oldURL, "lock table busy")
 	_, releaseNew := lock(t, newURL, "lock table busy in share update exclusive mode")
-	found := carry(t, old, new, CarryOptions{LockTimeout: 100 * time.Millisecond})
+	found := carry(t, old, new, CarryOptions{LockTimeout: 500 * time.Millisecond})
 	expectOutcome(t, found, "busy", CarryLocked)
 	expectOutcome(t, found, "free", Carried)
 	releaseNew()

@@ -59,7 +59,16 @@ func lock(t *testing.T, url, statement string) (pid int32, release func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	release = func() { conn.Close(context.WithoutCancel(t.Context())) }
+	release = func() {
+		ctx := context.WithoutCancel(t.Context())
+		if !conn.IsClosed() {
+			// Its answer tells that the lock is gone; the session's end takes a while.
+			if _, err := conn.Exec(ctx, "rollback"); err != nil {
+				t.Errorf("giving a lock back: %v", err)
+			}
+		}
+		conn.Close(ctx)
+	}
 	t.Cleanup(release)
 	if _, err := conn.Exec(t.Context(), "begin; "+statement); err != nil {
 		t.Fatal(err)
