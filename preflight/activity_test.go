@@ -3,6 +3,7 @@ package preflight
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -18,7 +19,8 @@ import (
 	"github.com/pgcutover/pgcutover/internal/state"
 )
 
-// session is a client of the application.
+// session is a client of the application, until the test's end. Its process is
+// waited for then: what it held, and its temporary tables, go only with it.
 func session(t *testing.T, url string) *pgx.Conn {
 	t.Helper()
 	c, err := pgx.Connect(t.Context(), url)
@@ -29,8 +31,21 @@ func session(t *testing.T, url string) *pgx.Conn {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 5*time.Second)
 		defer cancel()
 		c.Close(ctx)
+		gone(t, url, c.PgConn().PID())
 	})
 	return c
+}
+
+// gone waits until a session has ended and, which is later, holds no slot any more.
+func gone(t *testing.T, url string, pid uint32) {
+	t.Helper()
+	err := pg.Wait(context.WithoutCancel(t.Context()), "a session to end", 10*time.Millisecond, time.Minute, nil, func(context.Context) (bool, string, error) {
+		return pgtest.Value[bool](t, url, `
+select not exists (select 1 from pg_stat_activity where pid = $1) and not exists (select 1 from pg_replication_slots where active_pid = $1)`, int32(pid)), "", nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 func exec(t *testing.T, c *pgx.Conn, sql string) {
@@ -94,7 +109,7 @@ func TestLongTransactions(t *testing.T) {
 				t.Errorf("got %+v", f)
 			}
 		}
-		if f := only(t, found, "transactions.long", pid(reader)); !strings.Contains(f.Seen, `idle in transaction, for 0s: select 'a reader''s' from t`) {
+		if f := only(t, found, "transactions.long", pid(reader)); !regexp.MustCompile(`idle in transaction, for [0-9]+s: select 'a reader''s' from t`).MatchString(f.Seen) {
 			t.Errorf("seen %q", f.Seen)
 		}
 		found = gate(t, "transactions", p.Pair)
@@ -290,22 +305,18 @@ func stream(t *testing.T, url, application, command string) func() {
 	if err := c.Frontend().Flush(); err != nil {
 		t.Fatal(err)
 	}
-	wait := func(n int64) {
-		t.Helper()
-		err := pg.Wait(context.WithoutCancel(t.Context()), "walsenders called "+application, 10*time.Millisecond, time.Minute, nil, func(context.Context) (bool, string, error) {
-			return pgtest.Value[int64](t, url, `select count(*) from pg_stat_replication where application_name = $1 and state in ('catchup', 'streaming')`, application) == n, "", nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
+	err = pg.Wait(t.Context(), "the stream "+application, 10*time.Millisecond, time.Minute, nil, func(context.Context) (bool, string, error) {
+		return pgtest.Value[bool](t, url, `select exists (select 1 from pg_stat_replication where pid = $1 and state in ('catchup', 'streaming'))`, int32(c.PID())), "", nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
-	wait(1)
 	var closed bool
 	end := func() {
 		if !closed {
 			closed = true
 			c.Conn().Close()
-			wait(0)
+			gone(t, url, c.PID())
 		}
 	}
 	t.Cleanup(end)

@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -70,6 +71,34 @@ func TestClocks(t *testing.T) {
 	}
 	if here.Trip <= 0 || here.Offset.Abs() > here.Trip+ms {
 		t.Errorf("the clock of this very machine is off by %s at a round trip of %s", here.Offset, here.Trip)
+	}
+}
+
+// A busy machine makes some round trips long, a long way all of them.
+func TestLatencyOfABusyMachine(t *testing.T) {
+	asked := 0
+	of := func(quickOne int) func() (reading, error) {
+		asked = 0
+		return func() (reading, error) {
+			if asked++; asked == quickOne {
+				return reading{Trip: time.Millisecond, Offset: time.Minute}, nil
+			}
+			return reading{Trip: 2 * slowTrip}, nil
+		}
+	}
+	if r, err := best(of(20)); err != nil || r != (reading{time.Millisecond, time.Minute}) || asked != 20 {
+		t.Errorf("got %+v, %v after %d questions", r, err, asked)
+	}
+	if r, err := best(of(1)); err != nil || r.Trip != time.Millisecond || asked != readings {
+		t.Errorf("got %+v, %v after %d questions", r, err, asked)
+	}
+	began := time.Now()
+	if r, err := best(of(-1)); err != nil || r.Trip != 2*slowTrip || time.Since(began) < patience {
+		t.Errorf("got %+v, %v after %s", r, err, time.Since(began))
+	}
+	lost := errors.New("lost")
+	if _, err := best(func() (reading, error) { return reading{}, lost }); !errors.Is(err, lost) {
+		t.Errorf("got %v", err)
 	}
 }
 

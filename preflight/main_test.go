@@ -28,7 +28,7 @@ func eachPair(t *testing.T, f func(t *testing.T, p pgtest.Pair)) {
 // open connects as the tool does.
 func open(t *testing.T, side pg.Side, url, peerURL string) *pg.Server {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	s, err := pg.Open(ctx, pg.Options{Side: side, URL: url, PeerURL: peerURL, Move: move})
 	if err != nil {

@@ -146,7 +146,6 @@ func testPeerReached(t *testing.T, majors pgtest.Pair, older *pgserver.Cluster) 
 // out, though the connection succeeds.
 func TestPeerElsewhere(t *testing.T) {
 	p := newPair(t, pgtest.Pairs(t)[0])
-	p.Settings.PeerTimeout = 500 * time.Millisecond
 	p.Old = open(t, pg.Old, p.oldURL, p.oldServer.URL("postgres"))
 	p.New = open(t, pg.New, p.newURL, p.oldURL)
 	found := check(t, "peer", p.Pair)

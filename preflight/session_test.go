@@ -83,7 +83,7 @@ func (p *pooler) borrow() (*pgconn.HijackedConn, error) {
 		return c, nil
 	}
 	p.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	c, err := pgconn.Connect(ctx, p.server)
 	if err != nil {

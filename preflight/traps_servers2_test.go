@@ -28,7 +28,6 @@ func reachedBy(peer func(t *testing.T, w *world) string) func(*testing.T, *world
 	return func(t *testing.T, w *world) {
 		w.Old.Close()
 		w.Old = open(t, pg.Old, w.oldURL, peer(t, w))
-		w.Settings.PeerTimeout = 500 * time.Millisecond
 	}
 }
 
@@ -43,7 +42,17 @@ func peerTrap(id, name string, peer func(t *testing.T, w *world) string) trap {
 var peerTraps = []trap{
 	peerTrap("peer.refused", "", func(t *testing.T, w *world) string { return at(t, w.oldURL, closedPort(t)) }),
 	peerTrap("peer.address", "", func(t *testing.T, w *world) string { return at(t, w.oldURL, "no-such-host.invalid:5432") }),
-	peerTrap("peer.timeout", "", func(t *testing.T, w *world) string { return at(t, w.oldURL, quietListener(t)) }),
+	{
+		finds: "peer.timeout", on: pg.New,
+		seed: func(t *testing.T, w *world) {
+			reachedBy(func(t *testing.T, w *world) string { return at(t, w.oldURL, quietListener(t)) })(t, w)
+			w.Settings.PeerTimeout = 2 * time.Second // for the way that is open, too
+		},
+		byHand: func(t *testing.T, w *world, f Finding) {
+			directly(t, w, f)
+			w.Settings.PeerTimeout = 10 * time.Second
+		},
+	},
 	peerTrap("peer.database", "", func(_ *testing.T, w *world) string { return w.older.URL("nowhere") }),
 	peerTrap("peer.tls", "", func(_ *testing.T, w *world) string {
 		return strings.Replace(w.oldURL, "sslmode=disable", "sslmode=require", 1)

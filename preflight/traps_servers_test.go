@@ -158,7 +158,7 @@ var timeoutTraps = []trap{
 	{
 		finds: "timeouts.copy", about: "statement_timeout",
 		seed: func(t *testing.T, w *world) {
-			pgtest.Exec(t, w.oldURL, fmt.Sprintf("alter database %s set statement_timeout = '5s'", quote(w.Old.Database())))
+			pgtest.Exec(t, w.oldURL, fmt.Sprintf("alter database %s set statement_timeout = '5min'", quote(w.Old.Database())))
 		},
 	},
 	{

@@ -50,7 +50,7 @@ var arrivalTraps = []trap{
 // PostgreSQL, and returns what pg_restore says.
 func carry(t *testing.T, oldURL, newURL string, major int) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	file := filepath.Join(t.TempDir(), "dump")
 	dump, _, err := pgclient.FindClient(ctx, "pg_dump", major)

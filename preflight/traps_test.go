@@ -163,7 +163,7 @@ func (w *world) set(t *testing.T, side pg.Side, settings map[string]string) {
 
 func restart(t *testing.T, c *pgserver.Cluster) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 3*time.Minute)
 	defer cancel()
 	if err := c.Restart(ctx); err != nil {
 		t.Fatalf("restarting the server: %v", err)
