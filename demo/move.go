@@ -18,6 +18,9 @@ import (
 // settle is how long the writers run before the cutover and between phases.
 const settle = 2 * time.Second
 
+// arrival is how long the clients may take to write to new after the cutover.
+const arrival = 30 * time.Second
+
 // move does the move while the writers write, and proves it.
 func (r *run) move(soft, hard context.Context) (err error) {
 	both, err := workload.Multihost(asApp(r.old), asApp(r.new))
@@ -74,6 +77,14 @@ func (r *run) cutover(soft, hard context.Context, m *upgrade.Move, ledger *workl
 	}
 	began := time.Now()
 	if err := c.Run(soft, hard); err != nil {
+		return err
+	}
+	// On a busy machine the clients may take longer than After to come over. Who
+	// does not come at all is found by prove.
+	err = pg.Wait(soft, "a client to write to new", 10*time.Millisecond, arrival, nil, func(context.Context) (bool, string, error) {
+		return ledger.Sides().TransactionsOnNew > 0, "", nil
+	})
+	if err != nil && !errors.Is(err, pg.ErrTimeout) {
 		return err
 	}
 	r.Say("== writing on for %s", r.After)
