@@ -31,7 +31,7 @@ func TestUndoBesideAnOpenTransaction(t *testing.T) {
 		long.end(t)
 		singles.end(t)
 
-		m.Options.Cutover.Attempts = 20
+		m.Options.Cutover.Attempts = settings().Attempts
 		if err := m.cutover(t).Run(t.Context(), t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -118,7 +118,7 @@ func (h *hammer) client(ctx context.Context, number int, w write) {
 			}
 		}
 		var done func()
-		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		err := pgx.BeginFunc(limit, conn, func(tx pgx.Tx) (err error) {
 			done, err = w(limit, tx, h, fmt.Sprintf("client %d write %d", number, n))
 			return err

@@ -48,8 +48,11 @@ func firstPair(t *testing.T, test func(t *testing.T, pair pgtest.Pair)) {
 	t.Run(fmt.Sprintf("%dto%d", pair.Old, pair.New), func(t *testing.T) { test(t, pair) })
 }
 
+// settings leave the freeze many attempts, since on a busy machine each may come
+// between the statements of some transaction, and the pause time to wait for what
+// tests beside this one write on the same server.
 func settings() cutover.Settings {
-	return cutover.Settings{MaxLag: 16 << 20, MaxPause: 10 * time.Second, LockTimeout: 300 * time.Millisecond, Attempts: 20, OnClosed: fence.Error, WayBack: true, RefreshWithin: time.Minute, ProveWithin: 100 * time.Millisecond}
+	return cutover.Settings{MaxLag: 16 << 20, MaxPause: 30 * time.Second, LockTimeout: 300 * time.Millisecond, Attempts: 100, OnClosed: fence.Error, WayBack: true, RefreshWithin: time.Minute, ProveWithin: 100 * time.Millisecond}
 }
 
 // started makes a shop on old, and what else is given, starts a move of it to new,
@@ -105,7 +108,9 @@ func database(t *testing.T, c *pgserver.Cluster, name string) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		rows, _ := conn.Query(context.WithoutCancel(t.Context()), `select subname::text from pg_subscription where subname like $1`, "pgcutover\\_"+name+"%")
+		rows, _ := conn.Query(context.WithoutCancel(t.Context()), `
+			select subname::text from pg_subscription
+			 where subname like 'pgcutover\_%' and subdbid = (select oid from pg_database where datname = current_database())`)
 		subscriptions, err := pgx.CollectRows(rows, pgx.RowTo[string])
 		pg.Close(context.WithoutCancel(t.Context()), conn)
 		if err != nil {
@@ -155,7 +160,7 @@ func connect(t *testing.T, url string) *pgx.Conn {
 // until waits for a condition, with a bound; an error ends the test.
 func until(t *testing.T, what string, met func() (bool, error)) {
 	t.Helper()
-	err := pg.Wait(context.WithoutCancel(t.Context()), what, 5*time.Millisecond, 60*time.Second, nil, func(context.Context) (bool, string, error) {
+	err := pg.Wait(context.WithoutCancel(t.Context()), what, 5*time.Millisecond, 2*time.Minute, nil, func(context.Context) (bool, string, error) {
 		done, err := met()
 		return done, "", err
 	})
@@ -166,7 +171,7 @@ func until(t *testing.T, what string, met func() (bool, error)) {
 
 func (m *move) stop(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 40*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
 	defer cancel()
 	if err := m.writers.Stop(ctx); err != nil {
 		t.Error(err)

@@ -44,7 +44,7 @@ func TestOpeningIsPrepared(t *testing.T) {
 	eachPair(t, func(t *testing.T, pair pgtest.Pair) {
 		m := started(t, pair)
 		var is opened
-		for try := range 3 { // on a busy machine the guard may come first, but not each time
+		for try := range 10 { // on a busy machine the guard may come first, but not each time
 			if try > 0 {
 				m.back(t)
 			}

@@ -98,8 +98,14 @@ func TestManySequencesInThePause(t *testing.T) {
 	if err := json.Unmarshal(text, &facts); err != nil {
 		t.Fatal(err)
 	}
-	if facts.Read < many || len(facts.Again) != busy || len(text) > 300*(busy+1) {
-		t.Errorf("%d read, %d set again, %d bytes", facts.Read, len(facts.Again), len(text))
+	again := 0
+	for _, s := range facts.Again { // the shop's are in use, too
+		if strings.HasPrefix(s.Name, "many") {
+			again++
+		}
+	}
+	if facts.Read < many || again != busy || len(text) > 300*(len(facts.Again)+1) {
+		t.Errorf("%d read, %d set again, %d bytes", facts.Read, again, len(text))
 	}
 	wrong := fmt.Sprintf(`select count(*) from generate_series(0, %d) i where nextval('public.many' || i) <> case when i < %d then 1991 else 1001 end`, many-1, busy)
 	if n := pgtest.Value[int64](t, m.newURL, wrong); n != 0 {

@@ -137,7 +137,7 @@ func failing(t *testing.T, events ...string) traffic.Hooks {
 			t.Fatal(err)
 		}
 	}
-	return traffic.Hooks{Dir: dir, Bound: 10 * time.Second}
+	return traffic.Hooks{Dir: dir, Bound: time.Minute}
 }
 
 // Whatever fails before the decision leaves old exactly as it was.

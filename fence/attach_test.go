@@ -91,8 +91,9 @@ func TestAttachSendsAutovacuumAway(t *testing.T) {
 			url := c.URL("postgres")
 			s := install(t, pg.Old, url, url)
 			pgtest.Exec(t, url, `create table public.t as select generate_series(1, 20000) as n`, `delete from public.t where n % 2 = 0`)
-			until(t, "an autovacuum", func() bool {
-				return pgtest.Value[bool](t, url, `select exists (select 1 from pg_stat_activity where query like 'autovacuum: VACUUM%public.t%' and datname = current_database())`)
+			until(t, "an autovacuum that has its lock", func() bool {
+				return pgtest.Value[bool](t, url, `select exists (select 1 from pg_stat_activity join pg_locks l using (pid)
+					where query like 'autovacuum: VACUUM%public.t%' and l.relation = 'public.t'::regclass and l.mode = 'ShareUpdateExclusiveLock' and l.granted)`)
 			})
 			changed, err := fence.AttachWith(t.Context(), s.Server, fence.Options{Bound: 20 * time.Second})
 			if err != nil || changed.Tables != 1 || len(changed.Ended) == 0 || changed.Ended[0].How != "cancelled" || !strings.Contains(changed.Ended[0].Session, "autovacuum worker") {

@@ -341,8 +341,13 @@ func TestPgBouncerPauseInterrupted(t *testing.T) {
 	signal := errors.New("interrupted")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
-	time.AfterFunc(300*time.Millisecond, func() { cancel(signal) })
-	if err := s.driver.Pause(ctx, s.to); !errors.Is(err, signal) {
+	done := make(chan error, 1)
+	go func() { done <- s.driver.Pause(ctx, s.to) }()
+	must(t, pg.Wait(t.Context(), "the PAUSE", 5*time.Millisecond, 30*time.Second, nil, func(context.Context) (bool, string, error) {
+		return s.row(t, "shop")["paused"] == "1", "", nil
+	}))
+	cancel(signal)
+	if err := <-done; !errors.Is(err, signal) {
 		t.Errorf("error %v", err)
 	}
 	s.untouched(t)

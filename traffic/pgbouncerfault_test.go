@@ -28,7 +28,6 @@ func TestPgBouncerSeveralDatabases(t *testing.T) {
 		other.Database = "postgres"
 		p.Databases["other"] = other
 		o.Databases = []string{"shop", "reports"}
-		hurried(p, o)
 	})
 	shop, reports, other := s.client(t, "shop"), s.client(t, "reports"), s.client(t, "other")
 	must(t, s.driver.Ready(t.Context(), s.to), s.driver.Pause(t.Context(), s.to))
@@ -51,7 +50,9 @@ func TestPgBouncerSeveralDatabases(t *testing.T) {
 	must(t, err)
 	_, err = tx.Exec(t.Context(), `select 1`)
 	must(t, err)
-	contains(t, s.driver.Pause(t.Context(), to), "@reports")
+	options := s.options
+	hurried(nil, &options)
+	contains(t, traffic.NewPgBouncer(options).Pause(t.Context(), to), "@reports")
 	s.untouched(t)
 	must(t, tx.Rollback(t.Context()))
 }

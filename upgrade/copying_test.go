@@ -1,12 +1,15 @@
 package upgrade
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/pgcutover/pgcutover/internal/hint"
+	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/pgtest"
 	"github.com/pgcutover/pgcutover/subscriber"
 )
@@ -33,12 +36,18 @@ func TestStalledCopy(t *testing.T) {
 		if _, err := m.Start(t.Context(), t.Context(), "publish"); err != nil {
 			t.Fatal(err)
 		}
+		begun := 1
 		behind(t, m, newURL, "public.stuck", `insert into public.stuck values (3)`)
 		wanted := []string{"public.stuck: the table has rows on the new server"}
 		if m.New.Major() >= 16 {
 			pgtest.Exec(t, newURL, `set default_transaction_read_only = off`, `revoke usage on schema app from `+owner)
+			begun++
 			wanted = append(wanted, `app.entered: its owner "`+owner+`", in whose name it is copied, has no USAGE on its schema`)
 		}
+		if _, err := m.Start(t.Context(), t.Context(), "subscribe"); err != nil {
+			t.Fatal(err)
+		}
+		untilCopiesFail(t, m, begun)
 		m.stall = 2 * time.Second
 		_, err := m.Start(t.Context(), t.Context(), "copy")
 		if !errors.Is(err, subscriber.ErrStalled) {
@@ -56,7 +65,7 @@ func TestStalledCopy(t *testing.T) {
 		pgtest.Exec(t, newURL, advice)
 		m.stall = time.Minute
 		if m.New.Major() >= 16 { // that was the first; now the other
-			m.stall = 5 * time.Second // long enough for the other to be copied
+			m.stall = 2 * time.Second
 			if _, err = m.Start(t.Context(), t.Context(), "copy"); !errors.Is(err, subscriber.ErrStalled) || strings.Contains(err.Error(), owner) {
 				t.Errorf("the copy of what is left: %v", err)
 			}
@@ -70,4 +79,23 @@ func TestStalledCopy(t *testing.T) {
 			t.Errorf("the product of the tables' rows is %d", n)
 		}
 	})
+}
+
+// untilCopiesFail waits until all tables are copied but those few, whose copy was
+// begun.
+func untilCopiesFail(t *testing.T, m *Move, few int) {
+	t.Helper()
+	err := pg.Wait(t.Context(), "the copies to be begun", 50*time.Millisecond, time.Minute, nil, func(ctx context.Context) (bool, string, error) {
+		states, err := subscriber.States(ctx, m.New, m.first())
+		begun := 0
+		for _, table := range states {
+			if table.State == "d" {
+				begun++
+			}
+		}
+		return begun == few && subscriber.Ready(states)+begun == len(states), fmt.Sprintf("%+v", states), err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }

@@ -68,6 +68,23 @@ func onlyOldOf(t *testing.T, m *Move, newURL string) *Move {
 	return out
 }
 
+// onceGone reads what old has when it has noticed that new was killed, which may
+// take a moment.
+func onceGone(t *testing.T, m *Move) (seen OldRemains) {
+	t.Helper()
+	err := pg.Wait(t.Context(), "old to lose new", 20*time.Millisecond, time.Minute, nil, func(ctx context.Context) (bool, string, error) {
+		var err error
+		if seen, err = m.OldRemains(ctx); errors.Is(err, ErrAnswers) {
+			return false, err.Error(), nil
+		}
+		return true, "", err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return seen
+}
+
 const nobodyListens = "postgres://postgres@127.0.0.1:1/shop?connect_timeout=2"
 
 const aclSQL = `
@@ -114,10 +131,7 @@ func TestNewLostStepByStep(t *testing.T) {
 	}
 
 	first := onlyOldOf(t, m, newURL)
-	seen, err := first.OldRemains(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	seen := onceGone(t, first)
 	if !seen.Back.Flowed || seen.Back.Position == "" || seen.Closed == nil {
 		t.Errorf("old has %+v", seen)
 	}
@@ -233,9 +247,9 @@ func TestNewLostAfterARollback(t *testing.T) {
 		t.Fatal(err)
 	}
 	alone := onlyOldOf(t, m, newURL)
-	seen, err := alone.OldRemains(t.Context())
-	if err != nil || !seen.Open || !seen.Decided || seen.Promise != nil {
-		t.Fatalf("old has %+v, %v", seen, err)
+	seen := onceGone(t, alone)
+	if !seen.Open || !seen.Decided || seen.Promise != nil {
+		t.Fatalf("old has %+v", seen)
 	}
 	if _, err := alone.OpenWithoutNew(t.Context(), t.Context(), seen); err != nil {
 		t.Fatalf("%v\n%s", err, hint.Of(err))
@@ -266,10 +280,7 @@ func TestNewLostOpensWithTheRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	alone := onlyOldOf(t, m, newURL)
-	seen, err := alone.OldRemains(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	seen := onceGone(t, alone)
 	if at := seen.Back.At; m.Old.Major() >= 14 && (at == nil || time.Since(*at) > 10*time.Minute || at.Before(*seen.Closed)) {
 		t.Errorf("the last transaction that came back was committed at %v, old was closed at %v", at, seen.Closed)
 	}

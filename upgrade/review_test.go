@@ -37,7 +37,7 @@ func reopened(t *testing.T, name, oldURL, newURL string) *Move {
 	m, err := Open(t.Context(), Options{
 		Name: name, Old: Endpoint{URL: oldURL}, New: Endpoint{URL: newURL}, Margin: 100, IndexJobs: 1,
 		Analyze: warmup.AnalyzeOptions{Stages: []warmup.Stage{1}, Jobs: 1}, Warm: warmup.WarmOptions{Jobs: 1}, WALSample: 10 * time.Millisecond,
-		Cutover: cutover.Settings{MaxLag: 16 << 20, MaxPause: 10 * time.Second, LockTimeout: 300 * time.Millisecond, Attempts: 20, OnClosed: fence.Error, WayBack: true, ProveWithin: 100 * time.Millisecond},
+		Cutover: cutover.Settings{MaxLag: 16 << 20, MaxPause: time.Minute, LockTimeout: 300 * time.Millisecond, Attempts: 20, OnClosed: fence.Error, WayBack: true, ProveWithin: 100 * time.Millisecond},
 	}, nil)
 	if err != nil {
 		t.Fatal(err)

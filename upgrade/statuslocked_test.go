@@ -65,7 +65,7 @@ func held(t *testing.T, url, sql string) (release func()) {
 		}
 	}
 	return func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
 		defer cancel()
 		if _, err := conn.Exec(ctx, "rollback"); err != nil {
 			t.Error(err)

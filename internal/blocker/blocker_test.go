@@ -273,9 +273,13 @@ func vacuumed(t *testing.T, major int) string {
 	return c.URL("postgres")
 }
 
+// autovacuumsSQL counts those that have their lock: they say what they do before.
 const autovacuumsSQL = `
-select count(*) from pg_stat_activity
- where backend_type = 'autovacuum worker' and query like 'autovacuum: VACUUM%public.t%'`
+select count(*)
+  from pg_stat_activity
+  join pg_locks l using (pid)
+ where backend_type = 'autovacuum worker' and query like 'autovacuum: VACUUM%public.t%'
+   and l.relation = 'public.t'::regclass and l.mode = 'ShareUpdateExclusiveLock' and l.granted`
 
 func TestAutovacuumIsSentAway(t *testing.T) {
 	eachMajor(t, func(t *testing.T, major int) {
@@ -327,7 +331,7 @@ func TestWraparoundIsNot(t *testing.T) {
 			pgtest.Exec(t, url, `create table public.t as select generate_series(1, 20000) as n`, `alter table public.t set (autovacuum_freeze_max_age = 100000)`, burnSQL)
 			const wraparound = "autovacuum to prevent wraparound"
 			until(t, "a vacuum", func() bool {
-				return pgtest.Value[bool](t, url, `select exists (select 1 from pg_stat_activity where query like 'autovacuum: VACUUM%public.t (to prevent wraparound)')`)
+				return pgtest.Value[int](t, url, autovacuumsSQL+` and query like '%public.t (to prevent wraparound)'`) == 1
 			})
 			w := &blocker.Watch{Server: s, Mode: blocker.ShareUpdateExclusive, TerminateAfter: time.Nanosecond, Doing: "testing"}
 			for range 2 {

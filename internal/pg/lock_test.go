@@ -68,7 +68,11 @@ func TestHoldLock(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer release()
-		if n := pgtest.Value[int](t, url, `select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'pgcutover/m/purpose' and datname = current_database()`); n != 1 {
+		if n := pgtest.Value[int](t, url, `
+			select count(pg_terminate_backend(a.pid))
+			  from pg_stat_activity a
+			  join pg_locks l on l.pid = a.pid and l.locktype = 'advisory' and l.granted
+			 where a.application_name = 'pgcutover/m/purpose' and a.datname = current_database()`); n != 1 {
 			t.Fatalf("%d sessions ended", n)
 		}
 		select {

@@ -27,6 +27,9 @@ func defaultSettings(o Options) map[string]string {
 		"log_lock_waits":                  "on",
 		"log_min_messages":                "warning",
 	}
+	if o.Major >= 18 {
+		settings["max_active_replication_origins"] = "20" // before, max_replication_slots said so
+	}
 	if !o.Durable {
 		// synchronous_commit stays on: then a killed server loses nothing that
 		// it acknowledged; only a crash of the machine would.

@@ -37,13 +37,18 @@ SELECT format('%s %s password=%s',
               md5(rolpassword))
 FROM pg_authid AS a`
 
+// Other tests make and drop roles meanwhile: pg_get_userbyid would look beyond
+// the snapshot and not know a member that has just been dropped.
 const memberLines = `
 SELECT format('%s in %s by %s %s',
-              pg_get_userbyid(member),
-              pg_get_userbyid(roleid),
-              pg_get_userbyid(grantor),
+              member.rolname,
+              role.rolname,
+              grantor.rolname,
               to_jsonb(m) - '{oid,roleid,member,grantor}'::text[])
-FROM pg_auth_members AS m`
+FROM pg_auth_members AS m
+LEFT JOIN pg_authid AS member ON member.oid = m.member
+LEFT JOIN pg_authid AS role ON role.oid = m.roleid
+LEFT JOIN pg_authid AS grantor ON grantor.oid = m.grantor`
 
 const tablespaceLines = `
 SELECT format('%s owner=%s options=%s acl=%s',

@@ -258,7 +258,7 @@ func TestProxyStall(t *testing.T) {
 		returned.Store(true)
 		return err
 	})
-	const sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+	const sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
 	if n := Value[int](t, direct, sessions); n != 2 || returned.Load() {
 		t.Errorf("%d sessions, want 2, one of whose clients is gone; an answer came: %v", n, returned.Load())
 	}

@@ -90,9 +90,11 @@ func (m *move) stream(t *testing.T) {
 }
 
 // closeOld makes new sessions on old read-only and ends the others, except the
-// stream's.
-func (m *move) closeOld(t *testing.T) {
+// stream's. Those that are just being opened may be missed, so that it waits for
+// the writers' first.
+func (m *move) closeOld(t *testing.T, w *Writers) {
 	t.Helper()
+	until(t, "all writers to be connected", func() bool { return w.Ledger().Stats().Connects >= 4 })
 	pgtest.Exec(t, m.oldURL, "set default_transaction_read_only = off",
 		"alter database "+m.database+" set default_transaction_read_only = on")
 	until(t, "the sessions on old to end", func() bool {
@@ -144,7 +146,8 @@ func TestHandover(t *testing.T) {
 			prober := startProber(t, ProberOptions{OldURL: m.oldURL, NewURL: m.newURL, Every: 10 * time.Millisecond})
 			w := start(t, Options{URL: m.both})
 			more(t, w, 200)
-			m.closeOld(t)
+			moreProbes(t, prober, pg.Old, Accepted, 1)
+			m.closeOld(t, w)
 			m.drain(t)
 			m.carrySequences(t)
 			m.openNew(t)
@@ -214,7 +217,7 @@ func TestHandoverMistakes(t *testing.T) {
 		found func(p Proof, s Stats) bool
 	}{
 		{"sequences forgotten", func(t *testing.T, m *move, w *Writers) {
-			m.closeOld(t)
+			m.closeOld(t, w)
 			m.drain(t)
 			m.openNew(t)
 			until(t, "writers to run into it", func() bool { return w.Ledger().Stats().Errors[uniqueViolation] > 20 })
@@ -222,7 +225,7 @@ func TestHandoverMistakes(t *testing.T) {
 		{"opened before it has everything", func(t *testing.T, m *move, w *Writers) {
 			pgtest.Exec(t, m.newURL, "set default_transaction_read_only = off", "alter subscription "+m.database+" disable")
 			more(t, w, 100)
-			m.closeOld(t)
+			m.closeOld(t, w)
 			m.carrySequences(t)
 			m.openNew(t)
 			m.onNew(t, w, 100)
@@ -235,7 +238,7 @@ func TestHandoverMistakes(t *testing.T) {
 				`select pg_terminate_backend(pid) from pg_stat_activity
 				  where datname = current_database() and application_name in ('shop/0', 'shop/1')`)
 			m.onNew(t, w, 100)
-			m.closeOld(t)
+			m.closeOld(t, w)
 			m.drain(t)
 		}, func(p Proof, s Stats) bool { return p.SplitBrains > 0 }},
 	} {

@@ -66,7 +66,7 @@ func TestProberSeesBothWritable(t *testing.T) {
 	p := startProber(t, ProberOptions{OldURL: oldURL, NewURL: newURL})
 	moreProbes(t, p, pg.Old, Accepted, 10)
 	moreProbes(t, p, pg.New, Accepted, 10)
-	moreProbes(t, p, pg.Old, Accepted, 10)
+	moreProbes(t, p, pg.Old, Accepted, 20)
 	stopProber(t, p)
 	v := p.Violations()
 	if len(v) < 10 || v[0].Write.Side != pg.Old || v[0].After.Side != pg.New {
@@ -121,8 +121,11 @@ func TestProberFollowsAHandover(t *testing.T) {
 	for _, i := range p.Intervals(pg.Old) {
 		codes += string(i.Outcome) + " " + i.Code + ";"
 	}
-	// More waits that were too long may come from a busy machine.
-	if !regexp.MustCompile(`^accepted ;((refused (57014|[a-z]+);)+accepted ;)+refused 25006;$`).MatchString(codes) || !strings.Contains(codes, "57014") {
+	// More waits that were too long may come from a busy machine, at any time; but
+	// once it is closed it accepts nothing.
+	const slow = `(refused|unknown) (57014|[a-z]+);`
+	want := strings.ReplaceAll(`^(SLOW)*accepted ;(SLOW|accepted ;)*refused 57014;(SLOW|accepted ;)*accepted ;(SLOW)*refused 25006;(SLOW|refused 25006;)*$`, "SLOW", slow)
+	if !regexp.MustCompile(want).MatchString(codes) {
 		t.Errorf("old's intervals: %s", codes)
 	}
 	missing, err := p.Missing(t.Context(), connect(t, oldURL))

@@ -78,7 +78,7 @@ func (m *move) options() upgrade.Options {
 		Analyze: warmup.AnalyzeOptions{Stages: warmup.Stages(), Jobs: 1},
 		Warm:    warmup.WarmOptions{Jobs: 1}, WALSample: 10 * time.Millisecond,
 		Cutover: cutover.Settings{
-			MaxLag: 16 << 20, MaxPause: 10 * time.Second, LockTimeout: 300 * time.Millisecond, Attempts: 20, OnClosed: fence.Error,
+			MaxLag: 16 << 20, MaxPause: 10 * time.Second, LockTimeout: 300 * time.Millisecond, Attempts: 100, OnClosed: fence.Error,
 			WayBack: true, ProveWithin: 100 * time.Millisecond,
 		},
 		Traffic: []traffic.Driver{traffic.Multihost{}},

@@ -63,10 +63,11 @@ func TestAbort(t *testing.T) {
 	}
 }
 
-// manyFunctions take pg_restore some time.
+// manyFunctions take pg_restore some time, much longer than the test takes to see
+// it at work.
 const manyFunctions = `
 do $$ begin
-  for i in 1..400 loop
+  for i in 1..1000 loop
     execute format('create function public.f%s() returns int language sql as %L', i, 'select 1');
   end loop;
 end $$`
@@ -90,7 +91,7 @@ func (m *move) killRestore(t *testing.T) {
 		}
 		return n > 0
 	}
-	until(t, "pg_restore", 30*time.Second, restoring, nil)
+	until(t, "pg_restore", time.Minute, restoring, func() string { return p.err.String() })
 	p.signal(syscall.SIGKILL)
 	p.must(killed)
 }

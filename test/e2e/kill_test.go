@@ -265,12 +265,20 @@ func (m *move) killInPause(t *testing.T, c *clients, after time.Duration) pg.Sid
 		c.expect(pg.Old)
 	}
 	c.serves(t, side, dead)
-	switch code {
-	case killed:
+	switch {
+	case code == killed && m.over(t, side): // between its last word and its end
+	case code == killed:
 		m.resumes(t, c, side)
-	case exitDone: // it was faster
+	case code == exitDone: // it was faster
 	default:
 		t.Errorf("the tool ended by itself:\n%s", p.result)
 	}
 	return side
+}
+
+// over tells whether a killed cutover had done all that it had to do.
+func (m *move) over(t *testing.T, side pg.Side) bool {
+	t.Helper()
+	s := answer[statusAnswer](t, m.run(t, exitDone, "status", "--json"))
+	return side == pg.New && s.Serving == "new" && s.Phase == "cut over"
 }

@@ -289,7 +289,7 @@ select count(*)
 func (m *move) gone(t *testing.T) {
 	t.Helper()
 	conn := connect(t, m.old.cluster.URL("postgres"))
-	until(t, "the killed tool's sessions to end", 10*time.Second, func() bool {
+	until(t, "the killed tool's sessions to end", time.Minute, func() bool {
 		var n int
 		if err := conn.QueryRow(t.Context(), toolSessionsSQL, m.name).Scan(&n); err != nil {
 			t.Fatal(err)

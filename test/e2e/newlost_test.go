@@ -64,7 +64,7 @@ func TestNewIsLost(t *testing.T) {
 	m.says(t, exitFailed, "pgcutover rollback", "resume", "--new-is-lost", "--yes") // it answers
 	c.stop(t)
 	pgtest.Exec(t, m.new.app, `insert into public.note (body) values ('the last one')`)
-	until(t, "the last row to come back", 30*time.Second, func() bool {
+	until(t, "the last row to come back", time.Minute, func() bool {
 		return pgtest.Value[int](t, m.old.url, `select count(*) from public.note where body = 'the last one'`) == 1
 	}, nil)
 	if err := fresh.Kill(); err != nil {
@@ -160,7 +160,7 @@ func TestNewIsLostBehindPooler(t *testing.T) {
 	client := m.pooler.URL(m.name)
 	pgtest.Exec(t, client, `insert into public.note (body) values ('by new')`)
 	noted := func(url string) int { return pgtest.Value[int](t, url, `select count(*) from public.note`) }
-	until(t, "the row to come back", 30*time.Second, func() bool { return noted(m.old.url) == 1 }, nil)
+	until(t, "the row to come back", time.Minute, func() bool { return noted(m.old.url) == 1 }, nil)
 	if err := fresh.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func TestNewIsLostUnopened(t *testing.T) {
 		t.Fatal(err)
 	}
 	pgtest.Exec(t, m.new.url, "set default_transaction_read_only = off", following+" enable")
-	until(t, "new to miss its stream", 30*time.Second, func() bool {
+	until(t, "new to miss its stream", time.Minute, func() bool {
 		return strings.Contains(fresh.LogTail(50), `replication slot "pgcutover_`+m.name+`" does not exist`)
 	}, func() string { return fresh.LogTail(50) })
 	m.says(t, exitDone, "is back, closed", "status")
@@ -226,7 +226,7 @@ func (m *move) unheard(t *testing.T) *pgx.Conn {
 	m.hook(t, "before-decide", "hold")
 	m.hook(t, "after-decide", "kill")
 	turning := m.launch(t, nil, "cutover", "--yes")
-	until(t, "the cutover to come to the decision", 30*time.Second, func() bool {
+	until(t, "the cutover to come to the decision", time.Minute, func() bool {
 		_, err := os.Stat(filepath.Join(m.dir, "held"))
 		return err == nil
 	}, func() string { return turning.err.String() })
@@ -248,14 +248,15 @@ func (m *move) unheard(t *testing.T) *pgx.Conn {
 func (m *move) killedAgain(t *testing.T, args ...string) {
 	t.Helper()
 	kills := 0
-	for after := 20 * time.Millisecond; ; after += 25 * time.Millisecond {
+	// On a busy machine a command takes long: later moments lie further apart.
+	for after, last := 20*time.Millisecond, time.Duration(0); ; after, last = after+max(25*time.Millisecond, after/10), after {
 		p := m.launch(t, nil, args...)
 		timer := time.AfterFunc(after, func() { p.signal(syscall.SIGKILL) })
 		r := p.wait()
 		timer.Stop()
 		if r.code != killed {
 			p.must(exitDone)
-			t.Logf("killed %d times, the last time after %s", kills, after-25*time.Millisecond)
+			t.Logf("killed %d times, the last time after %s", kills, last)
 			return
 		}
 		kills++
@@ -322,7 +323,7 @@ func (m *move) forget(t *testing.T) {
 	t.Helper()
 	pid := pgtest.Value[int32](t, m.new.url, applyingSQL, "pgcutover_"+m.name)
 	pgtest.Value[bool](t, m.new.url, `select pg_terminate_backend($1)`, pid)
-	until(t, "the apply worker to end", 10*time.Second, func() bool {
+	until(t, "the apply worker to end", time.Minute, func() bool {
 		return pgtest.Value[int](t, m.new.url, aliveSQL, pid) == 0
 	}, nil)
 }

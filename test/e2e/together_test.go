@@ -14,17 +14,29 @@ import (
 // act lets the hook of an event do something for one database only.
 func (m *move) act(t *testing.T, event, shell string) {
 	t.Helper()
+	m.script(t, event, shell)
+	m.hook(t, event, "act")
+}
+
+// script says what the hook act does for this database.
+func (m *move) script(t *testing.T, event, shell string) {
+	t.Helper()
 	if err := os.WriteFile(filepath.Join(m.dir, event+"-"+m.name), []byte(shell+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m.hook(t, event, "act")
 }
 
 // reached waits until a hook of act runs.
 func (m *move) reached(t *testing.T) {
 	t.Helper()
+	m.made(t, "reached")
+}
+
+// made waits until a hook has made a file in the move's folder.
+func (m *move) made(t *testing.T, name string) {
+	t.Helper()
 	until(t, "the hook", time.Minute, func() bool {
-		_, err := os.Stat(filepath.Join(m.dir, "reached"))
+		_, err := os.Stat(filepath.Join(m.dir, name))
 		return err == nil
 	}, nil)
 }
@@ -118,9 +130,14 @@ func TestDatabasesLetEachOtherGo(t *testing.T) {
 		parallel(t)
 		d := newDatabases(t, 2, 0)
 		d.run(t, exitDone, "start")
-		d[1].act(t, "before-pause", "sleep 12")
+		// By then a database has its lease, and nothing more to look at under it.
+		for m, shell := range map[*move]string{d[0]: `: >"$dir/leased"`, d[1]: `: >"$dir/slow"; sleep 12`} {
+			m.script(t, "before-pause", shell)
+		}
+		d[0].hook(t, "before-pause", "act")
 		p := d[0].launch(t, nil, "cutover", "--yes")
-		d[0].reached(t)
+		d[0].made(t, "leased")
+		d[0].made(t, "slow")
 		ddl := make(chan struct{})
 		go func() {
 			defer close(ddl)

@@ -13,8 +13,9 @@ import (
 	"time"
 )
 
-// commandBound is how long one run of the tool may take.
-const commandBound = 2 * time.Minute
+// commandBound is how long one run of the tool may take: long enough for twenty
+// databases on a machine that has other things to do.
+const commandBound = 5 * time.Minute
 
 // Exit statuses of the tool; `pgcutover --help` explains them.
 const (

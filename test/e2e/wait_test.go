@@ -2,7 +2,10 @@ package e2e
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -66,9 +69,10 @@ func TestOpenTransaction(t *testing.T) {
 func (m *move) cutoverBeside(t *testing.T, beginning string) (*process, pgx.Tx) {
 	t.Helper()
 	seen := make(chan struct{})
+	var once sync.Once // a freeze that gives way to others begins to count anew
 	p := m.launch(t, func(_ *process, line string) {
 		if begins(line, beginning) {
-			close(seen)
+			once.Do(func() { close(seen) })
 		}
 	}, "cutover", "--yes")
 	p.stopped()
@@ -96,7 +100,8 @@ func (m *move) cutoverBeside(t *testing.T, beginning string) (*process, pgx.Tx) 
 func TestStuckStream(t *testing.T) {
 	parallel(t)
 	const maxPause = 2 * time.Second
-	m := newMove(t, pgtest.Pairs(t)[0], "cutover: { max_pause: 2s }")
+	const bounds = "cutover: { max_pause: 2s }"
+	m := newMove(t, pgtest.Pairs(t)[0], bounds)
 	before := m.catalogs(t)
 	c := m.write(t)
 	m.start(t)
@@ -125,7 +130,24 @@ func TestStuckStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.unchanged(t, "before the cutover", started)
+	m.reconfigure(t, bounds, "") // a cutover that is to succeed has the usual ones
 	m.turn(t, c)
 	c.prove(t, pg.New)
 	m.complete(t, before)
+}
+
+// reconfigure replaces a line of the config file.
+func (m *move) reconfigure(t *testing.T, line, by string) {
+	t.Helper()
+	path := filepath.Join(m.dir, "pgcutover.yaml")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(text), line) {
+		t.Fatalf("the config has no line %q:\n%s", line, text)
+	}
+	if err := os.WriteFile(path, []byte(strings.Replace(string(text), line, by, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -39,6 +40,7 @@ func TestByHand(t *testing.T) {
 
 		for _, m := range []*move{mine, tools} {
 			pgtest.Exec(t, m.newURL, afterwards)
+			m.arrived(t)
 			if err := m.Complete(t.Context(), t.Context(), upgrade.RemoveOptions{}); err != nil {
 				t.Fatalf("complete by the tool: %v", err)
 			}
@@ -108,6 +110,18 @@ insert into shop.customers (email) values ('later@example.com');
 insert into shop.orders (customer, at) values (2, '2026-02-01')`
 )
 
+// arrived waits until old has what was written afterwards: complete ends the
+// stream, and does not wait for what is in it.
+func (m *move) arrived(t *testing.T) {
+	t.Helper()
+	err := pg.Wait(t.Context(), "the last rows to arrive on old", 10*time.Millisecond, time.Minute, nil, func(context.Context) (bool, string, error) {
+		return pgtest.Value[bool](t, m.oldURL, `select exists (select 1 from shop.customers where email = 'later@example.com')`), "", nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // same compares both servers of two moves, and what the tool says of them.
 func same(t *testing.T, when string, mine, tools *move) {
 	t.Helper()
@@ -119,8 +133,14 @@ func same(t *testing.T, when string, mine, tools *move) {
 			t.Errorf("%s, the rows on the %s server differ from the tool's:\n%s", when, side.name, pgtest.Diff(want, got))
 		}
 	}
-	if want, got := verdict(t, tools), verdict(t, mine); want != got {
-		t.Errorf("%s, status says\n%s\nwhere the tool has led it says\n%s", when, got, want)
+	// Streams connect, and sessions of the tool end, a moment later.
+	var want, got string
+	err := pg.Wait(t.Context(), "both moves to come to rest", 50*time.Millisecond, time.Minute, nil, func(context.Context) (bool, string, error) {
+		want, got = verdict(t, tools), verdict(t, mine)
+		return want == got, "", nil
+	})
+	if err != nil {
+		t.Errorf("%s, status says\n%s\nwhere the tool has led it says\n%s\n%v", when, got, want, err)
 	}
 }
 

@@ -3,6 +3,7 @@ package plan
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -11,7 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/pgclient"
+	"github.com/pgcutover/pgcutover/internal/pgtest"
 )
 
 // handBound is how long one statement, or one wait, may take here.
@@ -20,6 +23,7 @@ const handBound = 2 * time.Minute
 // hand follows a runbook: a psql for each session, which stays open.
 type hand struct {
 	t       *testing.T
+	move    *move
 	book    runbook
 	env     []string
 	psql    string
@@ -33,6 +37,7 @@ type terminal struct {
 	lines chan string
 	err   *bytes.Buffer
 	n     int
+	pid   string // of its session
 }
 
 func newHand(t *testing.T, m *move, markdown string) *hand {
@@ -41,7 +46,7 @@ func newHand(t *testing.T, m *move, markdown string) *hand {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &hand{t: t, book: read(t, markdown), psql: psql, windows: map[[2]string]*terminal{}}
+	h := &hand{t: t, move: m, book: read(t, markdown), psql: psql, windows: map[[2]string]*terminal{}}
 	for _, entry := range os.Environ() {
 		if !strings.HasPrefix(entry, "PG") {
 			h.env = append(h.env, entry)
@@ -49,12 +54,37 @@ func newHand(t *testing.T, m *move, markdown string) *hand {
 	}
 	h.env = append(h.env, "OLD="+m.Old.Conninfo(), "NEW="+m.New.Conninfo(), "OLD_CONNINFO="+m.Old.Conninfo(), "NEW_CONNINFO="+m.New.Conninfo(), "PGCLIENTENCODING=UTF8")
 	t.Cleanup(h.close)
+	// What the tool has just done it did in sessions that may still be ending.
+	h.until("the tool to let go of its lock", func(ctx context.Context) (bool, error) {
+		onOld, err := pg.LockHolder(ctx, m.Old)
+		if err != nil {
+			return false, err
+		}
+		onNew, err := pg.LockHolder(ctx, m.New)
+		return onOld+onNew == "", err
+	})
 	return h
 }
 
-// close ends all sessions, as one does at the end of a part.
+// until waits for what a server does by itself, by the time that a person has the
+// next statement ready.
+func (h *hand) until(what string, met func(context.Context) (bool, error)) {
+	h.t.Helper()
+	err := pg.Wait(context.WithoutCancel(h.t.Context()), what, 10*time.Millisecond, time.Minute, nil, func(ctx context.Context) (bool, string, error) {
+		done, err := met(ctx)
+		return done, "", err
+	})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// close ends all sessions, as one does at the end of a part, and waits until the
+// servers have noticed.
 func (h *hand) close() {
+	pids := map[string][]string{}
 	for key, w := range h.windows {
+		pids[key[0]] = append(pids[key[0]], w.pid)
 		w.in.Close() // psql ends then
 		for range w.lines {
 		}
@@ -62,6 +92,11 @@ func (h *hand) close() {
 			h.t.Errorf("psql of %v: %v\n%s", key, err, w.err)
 		}
 		delete(h.windows, key)
+	}
+	for server, ended := range pids {
+		h.until("the sessions on "+server+" to end", func(context.Context) (bool, error) {
+			return pgtest.Value[bool](h.t, h.move.url(server), `select count(*) = 0 from pg_stat_activity where pid::text = any ($1)`, ended), nil
+		})
 	}
 }
 
@@ -102,6 +137,7 @@ func (h *hand) window(server, session string) *terminal {
 		}
 	}()
 	h.windows[key] = w
+	w.pid = strings.Join(h.say(w, "select pg_backend_pid();"), "")
 	h.say(w, described.setup)
 	return w
 }

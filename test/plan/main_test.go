@@ -47,6 +47,13 @@ type move struct {
 	oldURL, newURL string
 }
 
+func (m *move) url(server string) string {
+	if server == "old" {
+		return m.oldURL
+	}
+	return m.newURL
+}
+
 func eachPair(t *testing.T, test func(t *testing.T, pair pgtest.Pair)) {
 	for _, pair := range pgtest.Pairs(t) {
 		t.Run(fmt.Sprintf("%dto%d", pair.Old, pair.New), func(t *testing.T) { test(t, pair) })
@@ -132,11 +139,12 @@ func run(t *testing.T, c *cutover.Cutover) {
 }
 
 // database makes a durable database of that name, dropped at the test's end with
-// the role that a move of that name makes.
+// the role that a move of that name makes. Autovacuum is off there: a statement of
+// the runbook that meets its lock is refused, and nobody here would run it again.
 func database(t *testing.T, c *pgserver.Cluster, name string) string {
 	t.Helper()
 	admin := c.URL("postgres")
-	pgtest.Exec(t, admin, "alter system set fsync = on", "alter system set full_page_writes = on", "select pg_reload_conf()",
+	pgtest.Exec(t, admin, "alter system set fsync = on", "alter system set full_page_writes = on", "alter system set autovacuum = off", "select pg_reload_conf()",
 		"create database "+name+" template template0")
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"bytes"
+	"context"
 	"regexp"
 	"strings"
 	"testing"
@@ -55,10 +56,11 @@ func TestScripts(t *testing.T) {
 		}
 		h.close()
 	}
-	status, err := m.Status(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	var status upgrade.Status
+	h.until("old to be connected to the way back", func(ctx context.Context) (bool, error) {
+		status, err = m.Status(ctx)
+		return err == nil && status.Lag != nil && status.Lag.Connected, err
+	})
 	if status.Serving != "new" || status.Phase != "cut over" || !strings.HasPrefix(status.Verdict.CanGoBack, "yes") {
 		t.Errorf("status says %+v", status.Verdict)
 	}

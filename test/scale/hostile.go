@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pgcutover/pgcutover/internal/pg"
 	"github.com/pgcutover/pgcutover/internal/pgserver"
 )
 
@@ -23,7 +24,11 @@ type hostile struct {
 	Locking      bool // some transactions also LOCK TABLE, before or after their first write
 	Turns        int  // cutovers and rollbacks, by turns
 	Quiet        time.Duration
+	Deadlocked   bool // the first turn comes when clients have deadlocked, however long that takes
 }
+
+// deadlockBound is how long the clients are given to deadlock.
+const deadlockBound = 2 * time.Minute
 
 // touchSQL waits for other clients that touch the same row.
 const touchSQL = `update %s set note = 'touched by %d' where id = %d`
@@ -100,12 +105,14 @@ func (h hostile) run(ctx context.Context, say func(string, ...any)) (o outcome, 
 	}
 	began := time.Now()
 	wait(ctx, h.Quiet)
+	if h.Deadlocked {
+		err = w.deadlocked(ctx)
+	}
 	until := time.Now()
-	for n := range h.Turns {
-		if err = o.there(ctx, t, move, n%2 == 0); err != nil {
-			break
+	for n := 0; err == nil && n < h.Turns; n++ {
+		if err = o.there(ctx, t, move, n%2 == 0); err == nil {
+			wait(ctx, 2*settle)
 		}
-		wait(ctx, 2*settle)
 	}
 	ledger, stopped := writing.end()
 	o.measure(ledger, began, until)
@@ -118,6 +125,14 @@ func (h hostile) run(ctx context.Context, say func(string, ...any)) (o outcome, 
 	}
 	o.Proof, err = ledger.prove(ctx, w.serving(h.Turns%2 == 1))
 	return o, err
+}
+
+// deadlocked waits for the first deadlock.
+func (w *world) deadlocked(ctx context.Context) error {
+	return pg.Wait(ctx, "clients to deadlock", 100*time.Millisecond, deadlockBound, nil, func(context.Context) (bool, string, error) {
+		b, err := w.blame()
+		return err == nil && b.All > 0, "", err
+	})
 }
 
 // blamed counts the deadlocks in the logs of both servers.

@@ -102,7 +102,7 @@ func TestHostileClients(t *testing.T) {
 	t.Parallel()
 	h := hostile{
 		bootOptions: servers(t, defaultLocks, map[string]string{"deadlock_timeout": "500ms"}),
-		Tables:      6, Rows: 4, Clients: 6, Rate: 150, Locking: true, Turns: 2, Quiet: 3 * time.Second,
+		Tables:      6, Rows: 4, Clients: 6, Rate: 150, Locking: true, Turns: 2, Quiet: 3 * time.Second, Deadlocked: true,
 	}
 	o := done(t, h)
 	if len(o.Turns) != 2 || o.Deadlocks.All == 0 {

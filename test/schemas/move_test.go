@@ -124,7 +124,7 @@ func (m *move) load(t *testing.T, folder string) {
 }
 
 // moveBound ends a move that waits for something that does not come.
-const moveBound = 4 * time.Minute
+const moveBound = 10 * time.Minute
 
 // watcher keeps the last that the move said, to be shown when it fails.
 type watcher struct {
@@ -151,7 +151,7 @@ func (m *move) run(t *testing.T) {
 		Name: m.name, Old: upgrade.Endpoint{URL: m.oldURL}, New: upgrade.Endpoint{URL: m.newURL}, Margin: 100, IndexJobs: 2,
 		Analyze: warmup.AnalyzeOptions{Stages: warmup.Stages()[:1], Jobs: 1}, Warm: warmup.WarmOptions{Jobs: 1}, WALSample: 10 * time.Millisecond,
 		Cutover: cutover.Settings{
-			MaxLag: 16 << 20, MaxPause: 10 * time.Second, LockTimeout: time.Second, Attempts: 20,
+			MaxLag: 16 << 20, MaxPause: time.Minute, LockTimeout: time.Second, Attempts: 20,
 			OnClosed: fence.Error, WayBack: true, ProveWithin: 100 * time.Millisecond,
 		},
 		Traffic: []traffic.Driver{traffic.Multihost{}},

@@ -11,8 +11,8 @@ import (
 	"github.com/pgcutover/pgcutover/test/bench/methods"
 )
 
-// The whole bench, small: every method turns the writes of its clients and
-// loses nothing, and what the summary says is what a program can read.
+// The whole bench, small: every method turns the writes of its clients, ours and
+// the floor lose nothing, and what the summary says is what a program can read.
 func TestBench(t *testing.T) {
 	pair := pgtest.Pairs(t)[0]
 	s := settings{
@@ -45,7 +45,9 @@ func TestBench(t *testing.T) {
 		if r.Method == methods.PollNoVacuum {
 			behind = s.Sequences // it knows no sequence without an owner
 		}
-		if !r.Proof.Good() || r.Proof.Looked == 0 || r.Wrong != 0 || r.Behind != behind || r.Gap.Median <= 0 || len(r.Steps) == 0 {
+		// Who only polls may lose what is being committed when it looks.
+		good := r.Proof.Good() || r.Method == methods.PollNoVacuum
+		if !good || r.Proof.Looked == 0 || r.Wrong != 0 || r.Behind != behind || r.Gap.Median <= 0 || len(r.Steps) == 0 {
 			t.Errorf("%+v", r)
 		}
 		if pooled := r.Clients == methods.PgBouncer; pooled && r.Method != methods.PollNoVacuum && r.Counts.Failed != 0 {

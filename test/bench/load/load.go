@@ -99,7 +99,7 @@ func (l *Load) schedule(ctx context.Context) error {
 	every := time.Second / time.Duration(l.options.Rate)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for n := int64(1); ; n++ {
+	for n := int64(1); ctx.Err() == nil; n++ {
 		due := l.began.Add(time.Duration(n) * every)
 		if wait := time.Until(due); wait > 0 {
 			timer.Reset(wait)
@@ -117,6 +117,7 @@ func (l *Load) schedule(ctx context.Context) error {
 			return fmt.Errorf("more than %d transactions wait: the servers cannot follow the load", queue)
 		}
 	}
+	return nil
 }
 
 // Stop ends the arrivals, waits until every transaction that has arrived is
