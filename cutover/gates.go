@@ -117,12 +117,14 @@ func (c *Cutover) noSlot() string {
 	return c.anew("see that the url of old leads to its primary, not to a standby (select pg_is_in_recovery()); if it does, the stream cannot go on")
 }
 
+// gateLag waits a while also for a stream that has fallen behind: a burst in another
+// database of the cluster is lag for a moment, until the walsender has read past it.
 func (c *Cutover) gateLag(ctx context.Context) (publisher.Lag, error) {
 	var lag publisher.Lag
-	err := c.patiently(ctx, "the stream to be connected", func(ctx context.Context) (bool, string, error) {
+	err := c.patiently(ctx, "the stream to be connected and close behind", func(ctx context.Context) (bool, string, error) {
 		var err error
 		lag, err = publisher.ReadLag(ctx, c.source(), c.stream)
-		return lag.Connected, "", err
+		return lag.Connected && lag.Bytes <= c.Settings.MaxLag, fmt.Sprintf("%d bytes behind", lag.Bytes), err
 	})
 	if errors.Is(err, publisher.ErrNoSlot) {
 		return lag, blocked(c.noSlot(), "%s", err)
