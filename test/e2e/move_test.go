@@ -42,8 +42,8 @@ type (
 // writes on the server at that moment, and other tests do on the same one: they
 // make and drop databases, and copy tables.
 const (
-	longestPause = 5000 // milliseconds, half of what the tool allows itself
-	longestGap   = 8 * time.Second
+	longestPause = 3000 // milliseconds
+	longestGap   = 5 * time.Second
 )
 
 // TestMove is the whole way, command by command, between every pair of majors.
