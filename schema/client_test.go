@@ -171,7 +171,11 @@ OWNER TO app;
 
 
 `
-	for name, text := range map[string]string{"alone": failure, "worker before": worker + failure, "worker after": failure + worker} {
+	for name, text := range map[string]string{
+		"alone": failure, "worker before": worker + failure, "worker after": failure + worker,
+		"another process between": strings.NewReplacer("error: could", "error: pg_restore: finished item 3\ncould",
+			"pg_restore: from", "pg_restore: pg_restore: from").Replace(failure) + worker,
+	} {
 		e := parseRestoreError(text, entries)
 		want := RestoreError{
 			Entry: "TABLE public orders app", Message: `ERROR: role "app" does not exist`,
@@ -183,6 +187,12 @@ OWNER TO app;
 	}
 	e := parseRestoreError("pg_restore: error: connection to server at \"127.0.0.1\" failed: FATAL:  no\n", nil)
 	if e.Entry != "" || e.Message != `connection to server at "127.0.0.1" failed: FATAL: no` {
+		t.Errorf("got %+v", e)
+	}
+	if e := parseRestoreError(worker+"pg_restore: error: pg_restore: could not fork\n", nil); e.Message != "could not fork" {
+		t.Errorf("got %+v", e)
+	}
+	if e := parseRestoreError(worker, nil); e.Message != "a worker process died unexpectedly" {
 		t.Errorf("got %+v", e)
 	}
 	if e := parseRestoreError("Segmentation fault", nil); e.Message != "Segmentation fault" {

@@ -52,16 +52,19 @@ func (e *RestoreError) Unwrap() error { return e.Err }
 //	DETAIL:  ...
 //	Command was: ALTER TABLE public.orders OWNER TO app;
 //
-// With --jobs, "pg_restore: error: a worker process died unexpectedly" may stand
-// before or after.
+// With --jobs, workerDied may stand before or after, and other processes may write
+// between any two of: "pg_restore: ", "error: ", the rest.
 var (
-	failedEntry   = regexp.MustCompile(`(?m)^pg_restore: from TOC entry ((\d+); .*)$`)
-	failedQuery   = regexp.MustCompile(`(?s)pg_restore: error: could not execute query: (.*)`)
-	failedOther   = regexp.MustCompile(`(?s)pg_restore: error: (.*)`)
+	failedEntry   = regexp.MustCompile(`(?m)from TOC entry ((\d+); .*)$`)
+	failedQuery   = regexp.MustCompile(`(?s)could not execute query: (.*)`)
+	failedOther   = regexp.MustCompile(`(?s)pg_restore: error: (?:pg_restore: |error: )*(.*)`)
 	failedCommand = regexp.MustCompile(`(?s)(.*?)\nCommand was: (.*)`)
 	detailLine    = regexp.MustCompile(`(?m)^(?:DETAIL|HINT|CONTEXT|QUERY|WHERE|LINE \d+): `)
 	nextMessage   = regexp.MustCompile(`(?m)^pg_restore: `)
 )
+
+// workerDied says nothing of why.
+const workerDied = "pg_restore: error: a worker process died unexpectedly\n"
 
 // parseRestoreError takes pg_restore's standard error apart, looking the entry up
 // in entries. Whatever it cannot tell stays in Message.
@@ -76,6 +79,8 @@ func parseRestoreError(stderr string, entries []entry) *RestoreError {
 	}
 	text := strings.TrimSpace(stderr)
 	if m := failedQuery.FindStringSubmatch(stderr); m != nil {
+		text = m[1]
+	} else if m := failedOther.FindStringSubmatch(strings.ReplaceAll(stderr, workerDied, "")); m != nil {
 		text = m[1]
 	} else if m := failedOther.FindStringSubmatch(stderr); m != nil {
 		text = m[1]
