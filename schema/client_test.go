@@ -200,6 +200,25 @@ OWNER TO app;
 	}
 }
 
+// What is no progress belongs to an error, however it begins.
+func TestProgressLine(t *testing.T) {
+	for line, want := range map[string]bool{
+		"pg_restore: creating TABLE x":                            true,
+		"pg_restore: pg_restore: launching item 3 INDEX x":        true,
+		"pg_restore: from TOC entry 1; 2 3 TABLE x y":             false,
+		"pg_restore: pg_restore: from TOC entry 1; 2 3 TABLE x y": false,
+		"pg_restore: pg_restore: pg_restore: error: could not":    false,
+		"from TOC entry 1; 2 3 TABLE x y":                         false,
+		"DETAIL:  pg_restore: ":                                   false,
+		"pg_restore: error: pg_restore: finished item 4 INDEX x":  false,
+	} {
+		var told []string
+		if got := progressLine(line, func(text string) { told = append(told, text) }); got != want || len(told) > 0 != want {
+			t.Errorf("%q: %t, told %q", line, got, told)
+		}
+	}
+}
+
 func TestNames(t *testing.T) {
 	for _, c := range []struct {
 		text, role string

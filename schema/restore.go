@@ -170,6 +170,9 @@ func progressLine(line string, progress func(string)) bool {
 	if !ok {
 		return false
 	}
+	for ok { // two processes may begin their lines at the same moment
+		text, ok = strings.CutPrefix(text, "pg_restore: ")
+	}
 	for _, begin := range []string{"error: ", "fatal: ", "warning: ", "detail: ", "hint: ", "while ", "from TOC entry "} {
 		if strings.HasPrefix(text, begin) {
 			return false
